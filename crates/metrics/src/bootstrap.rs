@@ -74,6 +74,9 @@ fn quantile(sorted: &[f64], at: f64) -> f64 {
 mod tests {
     use super::*;
 
+    /// The `i`-th value of a data set drawn from a known distribution.
+    type Sample = fn(Rng, u64) -> f64;
+
     fn mean(values: &[f64]) -> impl Fn(&[u32]) -> Option<f64> + '_ {
         |drawn| Some(drawn.iter().map(|&i| values[i as usize]).sum::<f64>() / drawn.len() as f64)
     }
@@ -102,10 +105,9 @@ mod tests {
     #[test]
     fn covers_the_true_value() {
         let (sets, size) = (400u64, 200u64);
-        let share = |rng: Rng, i| f64::from(u8::from(rng.uniform(i) < 0.8));
-        let exponential = |rng: Rng, i| -(1.0 - rng.uniform(i)).ln();
-        let cases: [(&str, f64, &dyn Fn(Rng, u64) -> f64); 2] = [("share", 0.8, &share), ("loss", 1.0, &exponential)];
-        for (name, truth, sample) in cases {
+        let share: Sample = |rng, i| f64::from(u8::from(rng.uniform(i) < 0.8));
+        let exponential: Sample = |rng, i| -(1.0 - rng.uniform(i)).ln();
+        for (name, truth, sample) in [("share", 0.8, share), ("loss", 1.0, exponential)] {
             let covered = (0..sets).filter(|&set| {
                 let values: Vec<f64> = (0..size).map(|i| sample(Rng::at(5, name, set, 0), i)).collect();
                 bootstrap(size as u32, set, mean(&values))

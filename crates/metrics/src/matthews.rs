@@ -63,8 +63,8 @@ mod tests {
     /// For two classes it is the formula of 1975: (tp tn - fp fn) / sqrt((tp+fp)(tp+fn)(tn+fp)(tn+fn)).
     #[test]
     fn two_classes_by_the_older_formula() {
-        let (tp, tn, fp, miss) = (6.0, 3.0, 1.0, 2.0);
-        let expected = (tp * tn - fp * miss) / ((tp + fp) * (tp + miss) * (tn + fp) * (tn + miss) as f64).sqrt();
+        let (tp, tn, fp, miss) = (6.0f64, 3.0f64, 1.0f64, 2.0f64);
+        let expected = (tp * tn - fp * miss) / ((tp + fp) * (tp + miss) * (tn + fp) * (tn + miss)).sqrt();
         let found = matthews(&[(1, 1, 6), (0, 0, 3), (0, 1, 1), (1, 0, 2)]);
         assert!(found.is_some_and(|value| (value - expected).abs() < 1e-15), "{found:?} {expected}");
     }
