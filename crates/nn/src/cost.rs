@@ -1,0 +1,89 @@
+//! What a step costs, from the shapes alone: operations, parameters, memory.
+
+use crate::plan::Plan;
+use crate::spec::{Extent, Role};
+
+/// Operations and bytes of one optimiser step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+pub struct Cost {
+    /// Numbers in the network and in what methods add.
+    pub parameters: u64,
+    /// Those that move.
+    pub trained: u64,
+    /// Floating-point operations of the forward pass.
+    pub forward: u64,
+    /// Floating-point operations of the backward pass.
+    pub backward: u64,
+    /// Bytes of parameters, gradients and optimiser state.
+    pub state_bytes: u64,
+    /// Bytes of saved activations, about.
+    pub activation_bytes: u64,
+}
+
+impl Cost {
+    /// The cost of a step over `sequences` sequences of `length` tokens. `head_rows` is how many rows the head reads
+    /// (masked tokens, or one a sequence), `vocabulary` the width of a tied projection, 0 if there is none.
+    pub fn of(plan: &Plan, sequences: u64, length: u64, head_rows: u64, vocabulary: u64) -> Cost {
+        let tokens = sequences * length;
+        let mut cost = Cost::default();
+        for param in plan.params() {
+            let n = param.len() as u64;
+            cost.parameters += n;
+            if plan.moves(&param.path) {
+                cost.trained += n;
+            }
+        }
+        // Weights, and for what moves a gradient and AdamW's two moments.
+        cost.state_bytes = 4 * cost.parameters + 12 * cost.trained;
+        let spec = plan.spec();
+        let (mut flows, mut at_query) = (false, false);
+        for site in &spec.sites {
+            let own = |part: &str| plan.moves(&format!("{}.{part}", site.path));
+            let modules = plan.outputs_of(&site.path).len() as u64;
+            if site.role == Role::Query {
+                at_query = flows;
+            }
+            // Query, key and value read the same input: whether it needs a gradient is settled before the first.
+            let input_flows = if matches!(site.role, Role::Query | Role::Key | Role::Value) { at_query } else { flows };
+            let rows = if matches!(site.role, Role::Pooler | Role::Head) { head_rows } else { tokens };
+            match site.extent {
+                Extent::Linear { inputs, outputs } => {
+                    let product = 2 * rows * (inputs * outputs) as u64;
+                    cost.forward += product;
+                    cost.backward += product * (u64::from(own("weight")) + u64::from(input_flows));
+                    if own("weight") {
+                        cost.activation_bytes += 4 * rows * inputs as u64;
+                    }
+                    if input_flows || own("weight") || modules > 0 {
+                        cost.activation_bytes += 4 * rows * outputs as u64;
+                    }
+                }
+                Extent::Norm { width, .. } if flows => {
+                    cost.activation_bytes += 4 * rows * width as u64;
+                }
+                _ => {}
+            }
+            if site.role == Role::Value {
+                let scores = 4 * tokens * length * spec.width as u64;
+                cost.forward += scores;
+                let prefix = site.layer.is_some_and(|layer| plan.prefix_of(layer).is_some());
+                flows |= prefix;
+                if flows || own("weight") || own("bias") || modules > 0 {
+                    cost.backward += 2 * scores + scores / 2;
+                }
+            }
+            flows |= own("weight") || own("bias") || plan.moves(&site.path) || modules > 0;
+        }
+        for param in plan.added() {
+            if param.shape.len() == 2 {
+                let product = 2 * tokens * param.len() as u64;
+                cost.forward += product;
+                cost.backward += 2 * product;
+            }
+        }
+        let projection = 2 * head_rows * vocabulary * spec.width as u64;
+        cost.forward += projection;
+        cost.backward += 2 * projection;
+        cost
+    }
+}

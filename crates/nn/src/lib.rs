@@ -1,0 +1,31 @@
+//! What networks are made of, and how a run bends them.
+//!
+//! A fine-tuning run is a pretrained [`Network`], a [`Plan`] (inert data that says how the network is bent and what moves),
+//! an objective, and one loop. This crate holds the parts that families, methods and objectives share, so that none of
+//! the three needs to know the others.
+
+mod batch;
+mod cost;
+mod cx;
+mod error;
+mod hooks;
+mod network;
+mod params;
+mod plan;
+mod registry;
+mod select;
+mod spec;
+
+pub use batch::Batch;
+pub use cost::Cost;
+pub use cx::{Cx, Mode, Noise};
+pub use error::{NnError, Result};
+pub use hooks::{After, At, added, Edit, GradMap, LayerPrefix, Loss, OutputMap, Penalty, PlanMethod, Score, WeightMap, Wrap};
+pub use luthier_random::Rng;
+pub use luthier_tensor::{Activation, Device, Dropout, Grad, Grads, Precision, Tape, Tensor, TensorError, Var};
+pub use network::{Head, Network, VocabularyOutput};
+pub use params::Params;
+pub use plan::{Entry, Plan, Verb};
+pub use registry::nearest;
+pub use select::Select;
+pub use spec::{Extent, Init, ParamSpec, Part, Role, Site, Spec};

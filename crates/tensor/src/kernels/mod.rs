@@ -1,0 +1,5 @@
+//! What runs on the processor: slices in, slices out. The only place with threads, SIMD and `unsafe`.
+
+pub(crate) mod gemm;
+pub(crate) mod math;
+pub(crate) mod parallel;

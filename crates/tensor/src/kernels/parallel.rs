@@ -1,0 +1,111 @@
+//! Loops over slices on several threads, with results that do not depend on how many there are.
+//!
+//! Work is cut into chunks of a fixed size, never by the number of threads, and partial sums are added in order.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+/// Runs `f` on a pool of `n` threads (0: as many as there are cores). Everything the engine does in `f` stays there.
+pub fn with_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
+    match rayon::ThreadPoolBuilder::new().num_threads(n).build() {
+        Ok(pool) => pool.install(f),
+        // No threads to be had: the work is done on the caller's own.
+        Err(_) => f(),
+    }
+}
+
+/// Elements a chunk: large enough to hide the hand-over, small enough to stay in the second-level cache.
+const CHUNK: usize = 1 << 14;
+
+/// Runs `f` over ranges that cover `0..n` in steps of `chunk`.
+pub(crate) fn ranges(n: usize, chunk: usize, f: impl Fn(Range<usize>) + Sync) {
+    let chunk = chunk.max(1);
+    if n <= chunk {
+        if n > 0 {
+            f(0..n);
+        }
+        return;
+    }
+    (0..n.div_ceil(chunk)).into_par_iter().for_each(|i| f(i * chunk..((i + 1) * chunk).min(n)));
+}
+
+/// `f` for every element.
+pub(crate) fn each(values: &mut [f32], f: impl Fn(&mut f32) + Sync) {
+    let arch = pulp::Arch::new();
+    if values.len() <= CHUNK {
+        arch.dispatch(|| values.iter_mut().for_each(&f));
+        return;
+    }
+    values.par_chunks_mut(CHUNK).for_each(|chunk| arch.dispatch(|| chunk.iter_mut().for_each(&f)));
+}
+
+/// `f` for every pair of elements; the slices are equally long.
+pub(crate) fn zip(a: &mut [f32], b: &[f32], f: impl Fn(&mut f32, f32) + Sync) {
+    let arch = pulp::Arch::new();
+    if a.len() <= CHUNK {
+        arch.dispatch(|| a.iter_mut().zip(b).for_each(|(x, &y)| f(x, y)));
+        return;
+    }
+    a.par_chunks_mut(CHUNK)
+        .zip(b.par_chunks(CHUNK))
+        .for_each(|(a, b)| arch.dispatch(|| a.iter_mut().zip(b).for_each(|(x, &y)| f(x, y))));
+}
+
+/// Copies a slice into one of the same length.
+pub(crate) fn copy(from: &[f32], to: &mut [f32]) {
+    if to.len() <= CHUNK {
+        to.copy_from_slice(from);
+        return;
+    }
+    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| to.copy_from_slice(from));
+}
+
+/// The sum of `f` over fixed chunks of `0..n`, added in order.
+pub(crate) fn sum_chunks(n: usize, f: impl Fn(Range<usize>) -> f64 + Sync) -> f64 {
+    if n <= CHUNK {
+        return f(0..n);
+    }
+    let parts: Vec<f64> =
+        (0..n.div_ceil(CHUNK)).into_par_iter().map(|i| f(i * CHUNK..((i + 1) * CHUNK).min(n))).collect();
+    parts.iter().sum()
+}
+
+/// The sum of squares in f64.
+pub(crate) fn sum_squares(values: &[f32]) -> f64 {
+    let arch = pulp::Arch::new();
+    sum_chunks(values.len(), |range| {
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                // Eight running sums: the additions do not wait for one another.
+                let mut lanes = [0.0f64; 8];
+                let chunks = values[range.clone()].chunks_exact(8);
+                let rest: f64 = chunks.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+                for chunk in chunks {
+                    for (lane, &x) in lanes.iter_mut().zip(chunk) {
+                        *lane += f64::from(x) * f64::from(x);
+                    }
+                }
+                lanes.iter().sum::<f64>() + rest
+            },
+        )
+    })
+}
+
+/// Runs `f` for every group of `rows` rows of a matrix with `width` columns; groups are disjoint slices of `out`.
+pub(crate) fn row_blocks(out: &mut [f32], width: usize, rows: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let block = (rows * width).max(1);
+    if out.len() <= block {
+        if !out.is_empty() {
+            f(0, out);
+        }
+        return;
+    }
+    out.par_chunks_mut(block).enumerate().for_each(|(i, chunk)| f(i * rows, chunk));
+}
+
+/// How many rows of a given width make a chunk worth handing over.
+pub(crate) fn rows_per_block(width: usize) -> usize {
+    (CHUNK / width.max(1)).clamp(1, 64)
+}

@@ -1,0 +1,188 @@
+//! The affine map `y = f(x Wᵀ + b)`, its three gradients each computed only when something needs it.
+
+use rayon::prelude::*;
+
+use crate::error::{Result, ensure_shape};
+use crate::kernels::gemm::{Mat, gemm};
+use crate::ops::activation::Activation;
+use crate::tape::{Precision, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+/// A product's operand as its precision has it: bf16 operands are rounded here, and multiplied and summed in f32.
+pub(crate) fn operand(x: &Tensor, precision: Precision) -> Tensor {
+    match precision {
+        Precision::F32 => x.clone(),
+        Precision::Bf16 => x.cast(DType::Bf16).cast(DType::F32),
+    }
+}
+
+/// Adds the column sums of `[rows, width]` to `out`, or writes them: the gradient of a bias.
+pub(crate) fn column_sums(values: &[f32], width: usize, out: &mut [f32], holds_sum: bool) {
+    const COLUMNS: usize = 128;
+    out.par_chunks_mut(COLUMNS).enumerate().for_each(|(block, out)| {
+        if !holds_sum {
+            out.fill(0.0);
+        }
+        let start = block * COLUMNS;
+        for row in values.chunks_exact(width) {
+            out.iter_mut().zip(&row[start..]).for_each(|(sum, x)| *sum += x);
+        }
+    });
+}
+
+impl Tape {
+    /// `f(x Wᵀ + b)`: `x` is `[.., inputs]`, `weight` `[outputs, inputs]`, `bias` `[outputs]`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn linear(
+        &mut self,
+        x: &Var,
+        weight: &Var,
+        bias: Option<&Var>,
+        activation: Option<Activation>,
+    ) -> Result<Var> {
+        let (rows, inputs) = (x.value().rows(), x.value().width());
+        let shape = weight.value().shape();
+        ensure_shape("linear", shape.len() == 2 && shape[1] == inputs, shape, || format!("an input of width {inputs}"))?;
+        let outputs = shape[0];
+        if let Some(bias) = bias {
+            ensure_shape("linear", bias.value().len() == outputs, bias.value().shape(), || {
+                format!("a weight of {outputs} outputs")
+            })?;
+        }
+        x.value().expect_f32("linear")?;
+        weight.value().expect_f32("linear")?;
+        let precision = self.precision();
+        let input = operand(x.value(), precision);
+        let matrix = operand(weight.value(), precision);
+        let mut out_shape = x.value().shape().to_vec();
+        if let Some(last) = out_shape.last_mut() {
+            *last = outputs;
+        }
+        let mut out = Tensor::stale(self.device(), &out_shape);
+        let target = out.f32_mut();
+        if let Some(bias) = bias {
+            let bias = bias.f32();
+            target.par_chunks_exact_mut(outputs.max(1)).with_min_len(16).for_each(|row| row.copy_from_slice(bias));
+        }
+        let product = Mat::new(matrix.f32(), outputs, inputs).t();
+        gemm(target, outputs, bias.is_some(), 1.0, Mat::new(input.f32(), rows, inputs), product, true);
+
+        let bias_node = bias.and_then(Var::node);
+        let needs_grad = x.needs_grad() || weight.needs_grad() || bias_node.is_some();
+        let before = out.clone();
+        if let Some(activation) = activation {
+            out = Tensor::stale(self.device(), &out_shape);
+            activation.apply(before.f32(), out.f32_mut());
+        }
+        let (x_node, weight_node) = (x.node(), weight.node());
+        let weight_shape = shape.to_vec();
+        let input_shape = x.value().shape().to_vec();
+        Ok(self.record(out, needs_grad, || {
+            let saved_input = weight_node.is_some().then_some(input);
+            let saved_matrix = x_node.is_some().then_some(matrix);
+            let saved_before = activation.map(|activation| (activation, before));
+            move |mut gradient, flow| {
+                if let Some((activation, before)) = saved_before {
+                    activation.backward(before.f32(), gradient.f32_mut());
+                }
+                flow.accumulate(bias_node, &[outputs], |out, holds_sum| {
+                    column_sums(gradient.f32(), outputs, out, holds_sum);
+                    Ok(())
+                })?;
+                let gradient = operand(&gradient, precision);
+                let g = Mat::new(gradient.f32(), rows, outputs);
+                if let Some(input) = saved_input {
+                    flow.accumulate(weight_node, &weight_shape, |out, holds_sum| {
+                        gemm(out, inputs, holds_sum, 1.0, g.t(), Mat::new(input.f32(), rows, inputs), true);
+                        Ok(())
+                    })?;
+                }
+                if let Some(matrix) = saved_matrix {
+                    flow.accumulate(x_node, &input_shape, |out, holds_sum| {
+                        gemm(out, inputs, holds_sum, 1.0, g, Mat::new(matrix.f32(), outputs, inputs), true);
+                        Ok(())
+                    })?;
+                }
+                Ok(())
+            }
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{Case, Inputs, noise};
+    use crate::{Device, Grads};
+
+    fn reference(inputs: &Inputs, f: impl Fn(f64) -> f64) -> Vec<f64> {
+        let (x, w, b) = (&inputs["x"], &inputs["w"], &inputs["b"]);
+        let (n, k) = (b.len(), w.len() / b.len());
+        x.chunks(k)
+            .flat_map(|row| {
+                (0..n).map(|j| f(b[j] + row.iter().zip(&w[j * k..]).map(|(x, w)| x * w).sum::<f64>())).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn affine() {
+        let mut case = Case::new();
+        let x = case.input("x", &[4, 5], noise(20, "x"));
+        let w = case.input("w", &[3, 5], noise(15, "w"));
+        let b = case.input("b", &[3], noise(3, "b"));
+        case.run(|tape| tape.linear(&x, &w, Some(&b), None), |inputs| reference(inputs, |y| y));
+    }
+
+    #[test]
+    fn affine_with_an_activation() {
+        let mut case = Case::new();
+        let x = case.input("x", &[4, 5], noise(20, "x"));
+        let w = case.input("w", &[3, 5], noise(15, "w"));
+        let b = case.input("b", &[3], noise(3, "b"));
+        case.run(|tape| tape.linear(&x, &w, Some(&b), Some(Activation::Tanh)), |inputs| reference(inputs, f64::tanh));
+    }
+
+    #[test]
+    fn a_frozen_weight_records_and_saves_nothing_it_does_not_need() {
+        let device = Device::cpu();
+        let mut tape = Tape::new(&device, Precision::F32);
+        let w = Var::constant(Tensor::full(&device, &[2, 3], 1.0));
+        let x = Var::constant(Tensor::full(&device, &[4, 3], 1.0));
+        let y = tape.linear(&x, &w, None, None).unwrap();
+        assert!(tape.is_empty() && !y.needs_grad());
+        let x = tape.leaf("x", x.value().clone());
+        let y = tape.linear(&x, &w, None, None).unwrap();
+        let loss = crate::ops::check::weighted_sum(&mut tape, &y, &[1.0; 8]);
+        let mut grads = Grads::default();
+        tape.backward(&loss, &mut grads).unwrap();
+        assert_eq!(grads.len(), 1);
+    }
+
+    #[test]
+    fn bf16_rounds_operands_and_sums_in_f32() {
+        let device = Device::cpu();
+        let (x, w) = (noise(4 * 64, "x"), noise(3 * 64, "w"));
+        let mut tape = Tape::new(&device, Precision::Bf16);
+        let xv = Var::constant(Tensor::from_vec(&device, &[4, 64], x.clone()).unwrap());
+        let wv = Var::constant(Tensor::from_vec(&device, &[3, 64], w.clone()).unwrap());
+        let y = tape.linear(&xv, &wv, None, None).unwrap().value().to_vec();
+        let round = |v: f32| f64::from(half::bf16::from_f32(v).to_f32());
+        for (i, y) in y.iter().enumerate() {
+            let exact: f64 = (0..64).map(|l| round(x[i / 3 * 64 + l]) * round(w[i % 3 * 64 + l])).sum();
+            assert!((f64::from(*y) - exact).abs() < 1e-4, "{y} against {exact}");
+        }
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_named() {
+        let device = Device::cpu();
+        let mut tape = Tape::new(&device, Precision::F32);
+        let x = Var::constant(Tensor::zeros(&device, &[2, 3]));
+        let w = Var::constant(Tensor::zeros(&device, &[2, 4]));
+        let error = tape.linear(&x, &w, None, None).unwrap_err().to_string();
+        assert_eq!(error, "linear: the shape [2, 4] does not fit an input of width 3");
+    }
+}

@@ -1,0 +1,286 @@
+//! The tensor: a shape and a reference-counted, row-major, contiguous buffer.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use half::bf16;
+use memmap2::Mmap;
+
+use crate::device::{Buffer, Device};
+use crate::error::{Result, TensorError, ensure_shape};
+use crate::kernels::parallel;
+
+/// Element types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DType {
+    /// 32-bit floats: activations, gradients, optimiser state, master weights.
+    F32,
+    /// Brain floats: 8 bits of exponent, 8 of precision.
+    Bf16,
+}
+
+impl DType {
+    /// The name people use for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::Bf16 => "bf16",
+        }
+    }
+}
+
+enum Data {
+    F32(Buffer),
+    Bf16(Vec<bf16>),
+    /// Weights as they lie in a file, read when touched; copied on the first write.
+    Mapped { map: Arc<Mmap>, bytes: Range<usize> },
+}
+
+/// A dense array. Cloning shares the memory; writing to a shared one copies it first.
+#[derive(Clone)]
+pub struct Tensor {
+    shape: Arc<[usize]>,
+    data: Arc<Data>,
+    device: Device,
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({}{:?})", self.dtype().name(), self.shape)
+    }
+}
+
+impl Tensor {
+    /// Wraps values. The error names both sizes when they differ.
+    pub fn from_vec(device: &Device, shape: &[usize], values: Vec<f32>) -> Result<Tensor> {
+        ensure_shape("from_vec", shape.iter().product::<usize>() == values.len(), shape, || {
+            format!("{} values", values.len())
+        })?;
+        Ok(Tensor { shape: shape.into(), data: Arc::new(Data::F32(Buffer::own(values))), device: device.clone() })
+    }
+
+    /// Zeros from the system, not from the pool: the pages of a large one cost nothing until they are touched.
+    pub fn zeros(device: &Device, shape: &[usize]) -> Tensor {
+        let n = shape.iter().product();
+        Tensor { shape: shape.into(), data: Arc::new(Data::F32(Buffer::own(vec![0.0; n]))), device: device.clone() }
+    }
+
+    /// A tensor of one value.
+    pub fn full(device: &Device, shape: &[usize], value: f32) -> Tensor {
+        let n = shape.iter().product();
+        Tensor { shape: shape.into(), data: Arc::new(Data::F32(Buffer::own(vec![value; n]))), device: device.clone() }
+    }
+
+    /// A view of little-endian f32 values in a mapped file.
+    ///
+    /// # Errors
+    /// When the byte range is outside the map, is misaligned, or is not as long as the shape says.
+    pub fn mapped(device: &Device, shape: &[usize], map: Arc<Mmap>, bytes: Range<usize>) -> Result<Tensor> {
+        let n: usize = shape.iter().product();
+        let fits = bytes.end <= map.len()
+            && bytes.start <= bytes.end
+            && n.checked_mul(4) == Some(bytes.len())
+            && bytemuck::try_cast_slice::<u8, f32>(&map[bytes.clone()]).is_ok();
+        ensure_shape("mapped", fits, shape, || format!("{} aligned bytes of a mapped file", bytes.len()))?;
+        Ok(Tensor { shape: shape.into(), data: Arc::new(Data::Mapped { map, bytes }), device: device.clone() })
+    }
+
+    /// Memory from the pool with stale contents: for outputs that are overwritten whole.
+    pub(crate) fn stale(device: &Device, shape: &[usize]) -> Tensor {
+        let n = shape.iter().product();
+        Tensor { shape: shape.into(), data: Arc::new(Data::F32(device.take(n))), device: device.clone() }
+    }
+
+    /// Zeroed memory from the pool.
+    pub(crate) fn cleared(device: &Device, shape: &[usize]) -> Tensor {
+        let mut t = Tensor::stale(device, shape);
+        t.f32_mut().fill(0.0);
+        t
+    }
+
+    /// The extents, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// How many elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The last extent (1 for a scalar).
+    pub fn width(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// The product of all extents but the last.
+    pub fn rows(&self) -> usize {
+        self.shape.split_last().map_or(1, |(_, leading)| leading.iter().product())
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> DType {
+        match &*self.data {
+            Data::F32(_) | Data::Mapped { .. } => DType::F32,
+            Data::Bf16(_) => DType::Bf16,
+        }
+    }
+
+    /// Where it lives.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The same elements under another shape.
+    pub fn reshape(&self, shape: &[usize]) -> Result<Tensor> {
+        ensure_shape("reshape", shape.iter().product::<usize>() == self.len(), shape, || format!("{:?}", self.shape))?;
+        Ok(Tensor { shape: shape.into(), data: self.data.clone(), device: self.device.clone() })
+    }
+
+    /// A copy of the elements, as f32.
+    pub fn to_vec(&self) -> Vec<f32> {
+        match &*self.data {
+            Data::Bf16(v) => v.iter().map(|x| x.to_f32()).collect(),
+            _ => self.f32().to_vec(),
+        }
+    }
+
+    /// The only element of a tensor that has one; the first of a larger one.
+    pub fn item(&self) -> Option<f32> {
+        match &*self.data {
+            Data::Bf16(v) => v.first().map(|x| x.to_f32()),
+            _ => self.f32().first().copied(),
+        }
+    }
+
+    /// The same values in another element type (round to nearest, ties to even).
+    pub fn cast(&self, dtype: DType) -> Tensor {
+        let data = match (self.dtype(), dtype) {
+            (DType::F32, DType::Bf16) => Data::Bf16(self.f32().iter().map(|&x| bf16::from_f32(x)).collect()),
+            (DType::Bf16, DType::F32) => Data::F32(Buffer::own(self.to_vec())),
+            _ => return self.clone(),
+        };
+        Tensor { shape: self.shape.clone(), data: Arc::new(data), device: self.device.clone() }
+    }
+
+    /// The elements in place. Below the ops every tensor is f32; [`Tensor::expect_f32`] guards the border.
+    pub(crate) fn f32(&self) -> &[f32] {
+        match &*self.data {
+            Data::F32(buffer) => buffer.slice(),
+            Data::Mapped { map, bytes } => bytemuck::cast_slice(&map[bytes.clone()]),
+            Data::Bf16(_) => &[],
+        }
+    }
+
+    /// The elements in place, for writing; copies first when the memory is shared or a file's.
+    pub(crate) fn f32_mut(&mut self) -> &mut [f32] {
+        let unique = matches!(Arc::get_mut(&mut self.data), Some(Data::F32(_)));
+        if !unique {
+            let mut buffer = self.device.take(self.len());
+            parallel::copy(self.f32(), buffer.slice_mut());
+            self.data = Arc::new(Data::F32(buffer));
+        }
+        match Arc::get_mut(&mut self.data) {
+            Some(Data::F32(buffer)) => buffer.slice_mut(),
+            _ => &mut [],
+        }
+    }
+
+    /// Fails for a tensor that is not f32.
+    pub(crate) fn expect_f32(&self, op: &'static str) -> Result<()> {
+        match self.dtype() {
+            DType::F32 => Ok(()),
+            other => Err(TensorError::DType { op, found: other.name(), expected: "f32" }),
+        }
+    }
+
+    fn check_same(&self, op: &'static str, other: &Tensor) -> Result<()> {
+        self.expect_f32(op)?;
+        other.expect_f32(op)?;
+        ensure_shape(op, self.shape == other.shape, &other.shape, || format!("{:?}", self.shape))
+    }
+
+    /// `self += factor * other`.
+    pub fn add_scaled(&mut self, factor: f32, other: &Tensor) -> Result<()> {
+        self.check_same("add_scaled", other)?;
+        parallel::zip(self.f32_mut(), other.f32(), |x, y| *x += factor * y);
+        Ok(())
+    }
+
+    /// `self += fraction * (other - self)`: a step of a moving average.
+    pub fn lerp(&mut self, other: &Tensor, fraction: f32) -> Result<()> {
+        self.check_same("lerp", other)?;
+        parallel::zip(self.f32_mut(), other.f32(), |x, y| *x += fraction * (y - *x));
+        Ok(())
+    }
+
+    /// `self *= factor`.
+    pub fn scale(&mut self, factor: f32) -> Result<()> {
+        self.expect_f32("scale")?;
+        parallel::each(self.f32_mut(), |x| *x *= factor);
+        Ok(())
+    }
+
+    /// The sum of `(self - other)^2`, in f64, the same for any number of threads.
+    pub fn distance_squared(&self, other: &Tensor) -> Result<f64> {
+        self.check_same("distance_squared", other)?;
+        Ok(parallel::sum_chunks(self.len(), |range| {
+            let (a, b) = (&self.f32()[range.clone()], &other.f32()[range]);
+            a.iter().zip(b).map(|(&x, &y)| f64::from(x - y).powi(2)).sum()
+        }))
+    }
+
+    /// The sum of squares, in f64, the same for any number of threads.
+    pub fn sum_squares(&self) -> Result<f64> {
+        self.expect_f32("sum_squares")?;
+        Ok(parallel::sum_squares(self.f32()))
+    }
+
+    /// Whether every element is finite.
+    pub fn is_finite(&self) -> bool {
+        match &*self.data {
+            Data::Bf16(v) => v.iter().all(|x| x.is_finite()),
+            _ => self.f32().iter().all(|x| x.is_finite()),
+        }
+    }
+
+    /// The little-endian bytes of the elements, as they go into a file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match &*self.data {
+            Data::Bf16(v) => v.iter().flat_map(|x| x.to_bits().to_le_bytes()).collect(),
+            _ => bytemuck::cast_slice(self.f32()).to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_tensor_is_copied_before_it_is_written() {
+        let device = Device::cpu();
+        let mut a = Tensor::from_vec(&device, &[2], vec![1.0, 2.0]).unwrap();
+        let b = a.clone();
+        a.scale(3.0).unwrap();
+        assert_eq!((a.to_vec(), b.to_vec()), (vec![3.0, 6.0], vec![1.0, 2.0]));
+    }
+
+    #[test]
+    fn sizes_that_differ_are_told() {
+        let error = Tensor::from_vec(&Device::cpu(), &[2, 3], vec![0.0; 5]).unwrap_err().to_string();
+        assert_eq!(error, "from_vec: the shape [2, 3] does not fit 5 values");
+    }
+
+    #[test]
+    fn bf16_rounds_to_nearest_even() {
+        let t = Tensor::from_vec(&Device::cpu(), &[2], vec![1.003_906_2, 1.0 + 3.0 / 256.0]).unwrap();
+        // 1 + 1/256 lies half-way between 1 and 1 + 1/128: the even neighbour is 1. 1 + 3/256 goes up to 1 + 1/64.
+        assert_eq!(t.cast(DType::Bf16).cast(DType::F32).to_vec(), vec![1.0, 1.015_625]);
+    }
+}
