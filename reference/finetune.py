@@ -34,7 +34,7 @@ def parse():
     add("--text", default="text", help="column of the text")
     add("--pair", help="column of the second text")
     add("--label", default="label", help="column of the label")
-    add("--rows", help="file of row numbers of --train, from 0, one a line: train on these alone, in this order")
+    add("--rows", help="file of row numbers of --train, from 0, one a line: train on these alone")
     add("--dev-fraction", type=float, default=0.0, help="share of --train put aside at random, and scored")
     add("--method", choices=["full", "lora", "bitfit"], default="full")
     add("--rank", type=int, default=8)
@@ -173,9 +173,10 @@ def main():
     torch.set_num_threads(arguments.threads)
     transformers.set_seed(arguments.seed)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    train_rows, dev_rows = split(read(arguments.train, arguments), arguments)
+    every_row = read(arguments.train, arguments)
+    train_rows, dev_rows = split(every_row, arguments)
     test_rows = read(arguments.test, arguments) if arguments.test else []
-    labels = sorted({label for _, _, label in train_rows}) if arguments.objective == "classify" else []
+    labels = sorted({label for _, _, label in every_row}) if arguments.objective == "classify" else []
     label_ids = {label: i for i, label in enumerate(labels)}
     train = tokenise(train_rows, tokenizer, label_ids, arguments)
     model = build(arguments, labels)
