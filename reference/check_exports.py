@@ -4,9 +4,9 @@ Usage: $LUTHIER_REFERENCE_VENV/bin/python reference/check_exports.py --rows ROWS
            [--hf DIR]... [--peft DIR]... [--adapterhub DIR]...
 
 ROWS.jsonl is what `luthier predict RUN INPUT --logits` prints: JSON lines with a text, perhaps a second one, and
-`logits` in the order of the label ids. `--base` is the model that peft and adapter directories go on. Fails when a tensor
-is missing, superfluous or of another shape, when a logit is off by more than the tolerance, or when the label names
-of a full model disagree with `prediction`.
+`logits` in the order of the label ids. `--base` is the model that peft and adapter directories go on. Fails when a
+tensor is missing, superfluous or of another shape, when a logit is off by more than the tolerance, or when the label
+names of a full model disagree with `prediction`.
 
 AdapterHub's library lives in an environment of its own: the script starts itself there for these directories.
 """

@@ -1,6 +1,6 @@
 """Fine-tunes with transformers and peft, for a comparison with the same recipe in Luthier.
 
-Usage: $LUTHIER_REFERENCE_VENV/bin/python reference/finetune.py --model DIR --train FILE --text COLUMN [...] >RESULT.json
+Usage: $LUTHIER_REFERENCE_VENV/bin/python reference/finetune.py --model DIR --train FILE [...] >RESULT.json
 
 This is what most people run: Trainer with its defaults, texts tokenised beforehand, every batch padded to its longest
 text. `--expert` also batches texts of like length. Prints one JSON document at the end, and progress to standard error.

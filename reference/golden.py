@@ -1,9 +1,9 @@
 """What all the fixtures share: the batch, the recording of a training step, and the note of what made a directory.
 
-A golden file holds sequences packed end to end, as Luthier computes them: `input_ids` [total], `token_type_ids` [total],
-`offsets` [sequences + 1]. The library computes them padded, with an attention mask, and the padding is taken out of
-what is stored. The arithmetic is double precision from weights that are exact in single precision, so that a golden
-number is the value itself and not one rounding of it; `record` also runs in single precision and prints how far
+A golden file holds sequences packed end to end, as Luthier computes them: `input_ids` [total], `token_type_ids`
+[total], `offsets` [sequences + 1]. The library computes them padded, with an attention mask, and the padding is taken
+out of what is stored. The arithmetic is double precision from weights that are exact in single precision, so that a
+golden number is the value itself and not one rounding of it; `record` also runs in single precision and prints how far
 that is off, which is what a single-precision implementation may be expected to reach.
 """
 
@@ -98,8 +98,8 @@ def train(model, forward, trained, learning_rate, weight_decay, steps=10):
 def record(model, forward, trained_of, learning_rate, weight_decay):
     """`train` in double precision, as float32 tensors. `trained_of(model)` gives the map of trained parameters.
 
-    A bias of the keys shifts all scores of a query alike, so its gradient is zero, and in single precision AdamW follows
-    the rounding error of that zero: no two programs agree on it, and nothing depends on it.
+    A bias of the keys shifts all scores of a query alike, so its gradient is zero, and in single precision AdamW
+    follows the rounding error of that zero: no two programs agree on it, and nothing depends on it.
     """
     exact = copy.deepcopy(model).double()
     found = train(exact, forward, trained_of(exact), learning_rate, weight_decay)
