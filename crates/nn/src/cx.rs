@@ -158,8 +158,17 @@ impl<'a> Cx<'a> {
     }
 
     /// The end of a post-norm sub-layer: dropout, what the plan puts there, the residual sum, the norm.
-    pub fn join(&mut self, join: &Site, norm: &Site, out: Var, residual: &Var, p: f32, batch: &Batch) -> Result<Var> {
-        let dropout = self.dropout_at(&join.path, p, &batch.keys);
+    /// `keys` has one entry a row.
+    pub fn join(
+        &mut self,
+        join: &Site,
+        norm: &Site,
+        out: Var,
+        residual: &Var,
+        p: f32,
+        keys: &Arc<[u64]>,
+    ) -> Result<Var> {
+        let dropout = self.dropout_at(&join.path, p, keys);
         let plan = self.plan;
         let modules = plan.outputs_of(&join.path);
         if modules.is_empty() {

@@ -22,7 +22,7 @@ pub use cx::{Cx, Mode, Noise};
 pub use error::{NnError, Result};
 pub use hooks::{After, At, added, Edit, GradMap, LayerPrefix, Loss, OutputMap, Penalty, PlanMethod, Score, WeightMap, Wrap};
 pub use luthier_random::Rng;
-pub use luthier_tensor::{Activation, Device, Dropout, Grad, Grads, Precision, Tape, Tensor, TensorError, Var};
+pub use luthier_tensor::{Activation, DType, Device, map_file, Dropout, Grad, Grads, Precision, Tape, Tensor, TensorError, Var};
 pub use network::{Head, Network, VocabularyOutput};
 pub use params::Params;
 pub use plan::{Entry, Plan, Verb};

@@ -36,9 +36,10 @@ pub trait Network: Send + Sync {
     /// The last hidden states, `[tokens, width]`.
     fn encode(&self, batch: &Batch, cx: &mut Cx) -> Result<Var>;
 
-    /// What the head makes of them: logits `[sequences, labels]` of a classifier; for a language model the features
-    /// `[batch.rows, width]` that its vocabulary projection reads.
-    fn head(&self, hidden: &Var, batch: &Batch, cx: &mut Cx) -> Result<Var>;
+    /// What the head puts out: logits `[sequences, labels]` of a classifier; for a language model the features
+    /// `[batch.rows, width]` that its vocabulary projection reads. The top of the network is computed only for the rows
+    /// that the head reads, which changes no value.
+    fn forward(&self, batch: &Batch, cx: &mut Cx) -> Result<Var>;
 
     /// The vocabulary projection of a language-model head.
     fn vocabulary(&self) -> Option<&VocabularyOutput>;

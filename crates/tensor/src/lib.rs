@@ -19,7 +19,7 @@ mod tensor;
 pub use device::Device;
 pub use error::{Result, TensorError};
 pub use grads::{Grad, Grads, RowGrad};
-pub use kernels::parallel::with_threads;
+pub use kernels::{map::map_file, parallel::with_threads};
 pub use luthier_random::Rng;
 pub use ops::{
     activation::Activation,

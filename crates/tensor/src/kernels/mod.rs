@@ -1,5 +1,6 @@
 //! What runs on the processor: slices in, slices out. The only place with threads, SIMD and `unsafe`.
 
 pub(crate) mod gemm;
+pub(crate) mod map;
 pub(crate) mod math;
 pub(crate) mod parallel;
