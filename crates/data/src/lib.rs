@@ -18,8 +18,8 @@ pub mod order;
 pub mod pack;
 pub mod read;
 pub mod split;
-// pub mod tokenize;
-// pub mod vocabulary;
+pub mod tokenize;
+pub mod vocabulary;
 
 pub use blocks::blocks;
 // pub use cache::Cache;
@@ -30,4 +30,4 @@ pub use order::Order;
 pub use pack::Batch;
 pub use read::{Columns, Example, Format, Row, Rows, TextUnit};
 pub use split::{Split, split_dev};
-// pub use tokenize::{Encoded, EncodeOptions, Overlong, SpecialTokens, Tokenizer};
+pub use tokenize::{EncodeOptions, Encoded, Overlong, SpecialTokens, Tokenizer};
