@@ -4,3 +4,4 @@ pub(crate) mod gemm;
 pub(crate) mod map;
 pub(crate) mod math;
 pub(crate) mod parallel;
+pub(crate) mod softmax;

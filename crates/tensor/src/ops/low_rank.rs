@@ -1,11 +1,176 @@
-//! A low-rank addition to a linear map.
+//! A low-rank addition to a linear map: `base + scale * (x Aᵀ) Bᵀ`.
 
-use crate::error::Result;
+use crate::error::{Result, ensure_shape};
+use crate::kernels::gemm::{Mat, gemm};
+use crate::kernels::parallel;
+use crate::ops::linear::operand;
 use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
 
 impl Tape {
-    /// `base + scale * (x Aᵀ) Bᵀ`.
-    pub fn low_rank(&mut self, base: &Var, _x: &Var, _a: &Var, _b: &Var, _scale: f32) -> Result<Var> {
-        Ok(base.clone())
+    /// `base + scale * (x Aᵀ) Bᵀ`: `base` is `[tokens, outputs]`, `x` `[tokens, inputs]`, `a` `[rank, inputs]`, `b`
+    /// `[outputs, rank]` (LoRA: Hu et al. 2021).
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn low_rank(&mut self, base: &Var, x: &Var, a: &Var, b: &Var, scale: f32) -> Result<Var> {
+        const OP: &str = "low_rank";
+        let (tokens, inputs) = (x.value().rows(), x.value().width());
+        let outputs = base.value().width();
+        for tensor in [base, x, a, b] {
+            tensor.value().expect_f32(OP)?;
+        }
+        ensure_shape(OP, base.value().rows() == tokens, base.value().shape(), || format!("an input of {tokens} rows"))?;
+        let a_shape = a.value().shape().to_vec();
+        ensure_shape(OP, a_shape.len() == 2 && a_shape[1] == inputs, &a_shape, || {
+            format!("an input of width {inputs}")
+        })?;
+        let rank = a_shape[0];
+        let b_shape = b.value().shape().to_vec();
+        ensure_shape(OP, b_shape == [outputs, rank], &b_shape, || format!("[{outputs}, {rank}]"))?;
+
+        let precision = self.precision();
+        let input = operand(x.value(), precision);
+        let (down, up) = (operand(a.value(), precision), operand(b.value(), precision));
+        let mut narrow = Tensor::stale(self.device(), &[tokens, rank]);
+        let down_t = Mat::new(down.f32(), rank, inputs).t();
+        gemm(narrow.f32_mut(), rank, false, 1.0, Mat::new(input.f32(), tokens, inputs), down_t, true);
+        let narrow = operand(&narrow, precision);
+        let mut out = Tensor::stale(self.device(), base.value().shape());
+        parallel::copy(base.f32(), out.f32_mut());
+        let up_t = Mat::new(up.f32(), outputs, rank).t();
+        gemm(out.f32_mut(), outputs, true, scale, Mat::new(narrow.f32(), tokens, rank), up_t, true);
+
+        let (base_node, x_node, a_node, b_node) = (base.node(), x.node(), a.node(), b.node());
+        let x_shape = x.value().shape().to_vec();
+        let needs_grad = [base_node, x_node, a_node, b_node].iter().any(Option::is_some);
+        Ok(self.record(out, needs_grad, || {
+            let saved_narrow = b_node.is_some().then_some(narrow);
+            let saved_input = a_node.is_some().then_some(input);
+            let saved_down = x_node.is_some().then_some(down);
+            let saved_up = (a_node.is_some() || x_node.is_some()).then_some(up);
+            move |gradient, flow| {
+                let wide = operand(&gradient, precision);
+                let g = Mat::new(wide.f32(), tokens, outputs);
+                if let Some(narrow) = saved_narrow {
+                    flow.accumulate(b_node, &b_shape, |out, holds_sum| {
+                        gemm(out, rank, holds_sum, scale, g.t(), Mat::new(narrow.f32(), tokens, rank), true);
+                        Ok(())
+                    })?;
+                }
+                if let Some(up) = saved_up {
+                    // The gradient of x Aᵀ, which both other products need.
+                    let mut inner = Tensor::stale(flow.device(), &[tokens, rank]);
+                    gemm(inner.f32_mut(), rank, false, scale, g, Mat::new(up.f32(), outputs, rank), true);
+                    let inner = operand(&inner, precision);
+                    let inner = Mat::new(inner.f32(), tokens, rank);
+                    if let Some(input) = saved_input {
+                        flow.accumulate(a_node, &a_shape, |out, holds_sum| {
+                            let input = Mat::new(input.f32(), tokens, inputs);
+                            gemm(out, inputs, holds_sum, 1.0, inner.t(), input, true);
+                            Ok(())
+                        })?;
+                    }
+                    if let Some(down) = saved_down {
+                        flow.accumulate(x_node, &x_shape, |out, holds_sum| {
+                            gemm(out, inputs, holds_sum, 1.0, inner, Mat::new(down.f32(), rank, inputs), true);
+                            Ok(())
+                        })?;
+                    }
+                }
+                flow.add(base_node, gradient)
+            }
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{Case, Inputs, compare, noise, weighted_sum};
+    use crate::{Device, Grads, Precision};
+
+    const TOKENS: usize = 5;
+    const INPUTS: usize = 6;
+    const RANK: usize = 2;
+    const OUTPUTS: usize = 4;
+
+    fn reference(inputs: &Inputs, scale: f64) -> Vec<f64> {
+        let (x, a, b) = (&inputs["x"], &inputs["a"], &inputs["b"]);
+        let mut out = inputs["base"].clone();
+        for t in 0..TOKENS {
+            for o in 0..OUTPUTS {
+                for r in 0..RANK {
+                    let inner: f64 = (0..INPUTS).map(|i| x[t * INPUTS + i] * a[r * INPUTS + i]).sum();
+                    out[t * OUTPUTS + o] += scale * inner * b[o * RANK + r];
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn against_the_formula() {
+        let mut case = Case::new();
+        let base = case.input("base", &[TOKENS, OUTPUTS], noise(TOKENS * OUTPUTS, "base"));
+        let x = case.input("x", &[TOKENS, INPUTS], noise(TOKENS * INPUTS, "x"));
+        let a = case.input("a", &[RANK, INPUTS], noise(RANK * INPUTS, "a"));
+        let b = case.input("b", &[OUTPUTS, RANK], noise(OUTPUTS * RANK, "b"));
+        case.run(|tape| tape.low_rank(&base, &x, &a, &b, 1.5), |inputs| reference(inputs, 1.5));
+    }
+
+    /// Every choice of what is trained gives the gradients that training everything gives.
+    #[test]
+    fn gradients_do_not_depend_on_what_else_is_trained() {
+        let device = Device::cpu();
+        let names = ["base", "x", "a", "b"];
+        let shapes = [[TOKENS, OUTPUTS], [TOKENS, INPUTS], [RANK, INPUTS], [OUTPUTS, RANK]];
+        let run = |trained: u32| {
+            let mut tape = Tape::new(&device, Precision::F32);
+            let vars: Vec<Var> = (0..4)
+                .map(|i| {
+                    let [rows, width] = shapes[i];
+                    let tensor = Tensor::from_vec(&device, &shapes[i], noise(rows * width, names[i])).unwrap();
+                    if trained >> i & 1 == 1 { tape.leaf(names[i], tensor) } else { Var::constant(tensor) }
+                })
+                .collect();
+            let out = tape.low_rank(&vars[0], &vars[1], &vars[2], &vars[3], 0.5).unwrap();
+            let loss = weighted_sum(&mut tape, &out, &noise(TOKENS * OUTPUTS, "weights"));
+            let mut grads = Grads::default();
+            tape.backward(&loss, &mut grads).unwrap();
+            grads
+        };
+        let all = run(0b1111);
+        for trained in 0..15 {
+            let some = run(trained);
+            assert_eq!(some.len(), trained.count_ones() as usize);
+            for (name, gradient) in some.iter() {
+                assert_eq!(gradient.stored().to_vec(), all.get(name).unwrap().stored().to_vec(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_rounds_the_operands_of_both_products() {
+        let device = Device::cpu();
+        let mut tape = Tape::new(&device, Precision::Bf16);
+        let round = |v: f32| half::bf16::from_f32(v).to_f32();
+        let (x, a, b) = (noise(TOKENS * INPUTS, "x"), noise(RANK * INPUTS, "a"), noise(OUTPUTS * RANK, "b"));
+        let constant = |rows, width, values: &[f32]| {
+            Var::constant(Tensor::from_vec(&device, &[rows, width], values.to_vec()).unwrap())
+        };
+        let base = constant(TOKENS, OUTPUTS, &[0.0; TOKENS * OUTPUTS]);
+        let (xv, av, bv) = (constant(TOKENS, INPUTS, &x), constant(RANK, INPUTS, &a), constant(OUTPUTS, RANK, &b));
+        let y = tape.low_rank(&base, &xv, &av, &bv, 1.0).unwrap();
+        let mut expected = vec![0.0f64; TOKENS * OUTPUTS];
+        for t in 0..TOKENS {
+            for r in 0..RANK {
+                let inner: f32 = (0..INPUTS).map(|i| round(x[t * INPUTS + i]) * round(a[r * INPUTS + i])).sum();
+                for o in 0..OUTPUTS {
+                    expected[t * OUTPUTS + o] += f64::from(round(inner)) * f64::from(round(b[o * RANK + r]));
+                }
+            }
+        }
+        compare("values", &y.value().to_vec(), &expected, 1e-6);
     }
 }

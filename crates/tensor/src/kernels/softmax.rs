@@ -1,0 +1,97 @@
+//! Rows of exponentials: what softmax, cross entropy, divergences and attention share. The functions are inlined into
+//! loops that run inside `pulp::Arch::dispatch`, where they vectorise.
+
+use crate::kernels::math;
+
+/// Running values side by side, so that one does not wait for another.
+const LANES: usize = 32;
+
+/// The largest value; a NaN is passed over (the exponentials then carry it on), nothing gives negative infinity.
+#[inline(always)]
+pub(crate) fn max(values: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, larger);
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, x);
+        }
+    }
+    lanes.into_iter().fold(rest, larger)
+}
+
+/// Replaces every `x` by `exp(x - shift)` and returns the sum.
+#[inline(always)]
+pub(crate) fn exponentials(values: &mut [f32], shift: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let mut chunks = values.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *x = math::exp(*x - shift);
+            *lane += *x;
+        }
+    }
+    let mut rest = 0.0;
+    for x in chunks.into_remainder() {
+        *x = math::exp(*x - shift);
+        rest += *x;
+    }
+    lanes.into_iter().fold(rest, |sum, x| sum + x)
+}
+
+/// The sum of `exp(x - shift)`.
+#[inline(always)]
+pub(crate) fn sum_of_exponentials(values: &[f32], shift: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().map(|&x| math::exp(x - shift)).sum();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += math::exp(x - shift);
+        }
+    }
+    lanes.into_iter().fold(rest, |sum, x| sum + x)
+}
+
+/// Replaces a row by its softmax and returns its largest value and the logarithm of the sum of `exp(x - largest)`.
+#[inline(always)]
+pub(crate) fn softmax(row: &mut [f32]) -> (f32, f64) {
+    let largest = max(row);
+    let sum = exponentials(row, largest);
+    let factor = 1.0 / sum;
+    row.iter_mut().for_each(|x| *x *= factor);
+    (largest, f64::from(sum).ln())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::noise;
+
+    #[test]
+    fn rows_of_every_length_against_f64() {
+        for n in [1, 2, 31, 32, 33, 100, 1000] {
+            let row: Vec<f32> = noise(n, "row").iter().map(|x| 20.0 * x + 300.0).collect();
+            let largest = row.iter().fold(f32::MIN, |a, &b| a.max(b));
+            let sum: f64 = row.iter().map(|&x| f64::from(x - largest).exp()).sum();
+            let mut out = row.clone();
+            let (found, log_sum) = pulp::Arch::new().dispatch(|| softmax(&mut out));
+            assert_eq!(found, largest);
+            assert!((log_sum - sum.ln()).abs() < 1e-6, "{n}: {log_sum} against {}", sum.ln());
+            let direct = pulp::Arch::new().dispatch(|| sum_of_exponentials(&row, largest));
+            assert!((f64::from(direct) / sum - 1.0).abs() < 1e-6);
+            for (y, &x) in out.iter().zip(&row) {
+                let exact = f64::from(x - largest).exp() / sum;
+                assert!((f64::from(*y) - exact).abs() < 1e-6, "{y} against {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_nan_is_carried_on() {
+        let mut row = [1.0, f32::NAN, 2.0];
+        softmax(&mut row);
+        assert!(row.iter().all(|x| x.is_nan()));
+    }
+}
