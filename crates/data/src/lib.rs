@@ -7,14 +7,14 @@
 //! Nothing here knows tensors, and nothing is cut, dropped or guessed without a count that says so.
 
 pub mod blocks;
-// pub mod cache;
+pub mod cache;
 pub mod corpus;
 pub mod error;
-// pub mod inspect;
+pub mod inspect;
 pub mod labels;
 pub mod nearest;
 pub mod order;
-// pub mod overlap;
+pub mod overlap;
 pub mod pack;
 pub mod read;
 pub mod split;
@@ -22,7 +22,7 @@ pub mod tokenize;
 pub mod vocabulary;
 
 pub use blocks::blocks;
-// pub use cache::Cache;
+pub use cache::{Cache, Cached};
 pub use corpus::{Corpus, SPECIAL};
 pub use error::DataError;
 pub use labels::Labels;
