@@ -53,14 +53,14 @@ pub(crate) fn erf(x: f32) -> f32 {
     let p = p.mul_add(z, 3.789_397_4e-3);
     let p = p.mul_add(z, 5.281_942e-2);
     let p = p.mul_add(z, 0.191_048_12);
-    let p = p.mul_add(z, 1.128_379_1);
+    let p = p.mul_add(z, std::f32::consts::FRAC_2_SQRT_PI);
     let q = 3.794_268_6e-5f32.mul_add(z, 1.167_081_9e-3);
     let q = q.mul_add(z, 1.501_720_2e-2);
     let q = q.mul_add(z, 0.114_361_48);
     let q = q.mul_add(z, 0.502_644_66);
     let q = q.mul_add(z, 1.0);
     let y = t * p / q;
-    if x.abs() >= END { 1.0f32.copysign(x) } else { y }
+    if x.abs() >= END { 1.0f32.copysign(x) } else { y.clamp(-1.0, 1.0) }
 }
 
 #[cfg(test)]

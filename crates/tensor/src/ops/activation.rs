@@ -27,9 +27,9 @@ pub enum Activation {
 const CHUNK: usize = 1 << 14;
 
 /// 1/√(2π).
-const DENSITY: f32 = 0.398_942_28;
+const DENSITY: f32 = 0.398_942_3;
 /// 2 √(2/π): the tanh of the approximation is written as a logistic function of twice its argument.
-const SLOPE: f32 = 1.595_769_1;
+const SLOPE: f32 = 1.595_769;
 const CUBIC: f32 = 0.044_715;
 
 /// Φ(x).

@@ -153,7 +153,7 @@ mod tests {
 
     /// The mask by its definition, an element at a time.
     fn scale_by_hand(dropout: &Dropout, row: usize, column: usize) -> f64 {
-        let word = dropout.rng.word(4 * (dropout.keys[row] << 16 | column as u64 / 8) + column as u64 % 8 / 2);
+        let word = dropout.rng.word(4 * ((dropout.keys[row] << 16) + column as u64 / 8) + column as u64 % 8 / 2);
         let bits = if column.is_multiple_of(2) { word & 0xffff } else { word >> 16 };
         let threshold = (dropout.p * 65536.0).round();
         if f64::from(bits) < f64::from(threshold) { 0.0 } else { 1.0 / (1.0 - f64::from(threshold) / 65536.0) }
