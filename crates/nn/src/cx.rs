@@ -47,6 +47,7 @@ pub struct Cx<'a> {
     rng: Rng,
     pass: u64,
     noise: Option<Noise>,
+    keys: [Arc<[u64]>; 2],
     lent: BTreeMap<String, Var>,
 }
 
@@ -74,6 +75,7 @@ impl<'a> Cx<'a> {
             rng: Rng::at(seed, "forward", step, 0),
             pass: 0,
             noise: None,
+            keys: [Arc::new([]), Arc::new([])],
             lent: BTreeMap::new(),
         }
     }
@@ -187,6 +189,8 @@ impl<'a> Cx<'a> {
         for (site, _) in tables {
             vars.push(self.param(&format!("{}.weight", site.path))?);
         }
+        let read = if batch.rows.is_empty() { batch.first_rows() } else { &batch.rows };
+        self.keys = [batch.keys.clone(), batch.keys_of(read)];
         if self.noise.is_some() {
             // Paper: R3F perturbs the token embeddings; like its reference code, no gradient reaches the table from there.
             vars[0] = vars[0].detach();
@@ -238,6 +242,19 @@ impl<'a> Cx<'a> {
     pub fn dropout(&mut self, place: &str, x: &Var, p: f32, keys: &Arc<[u64]>) -> Result<Var> {
         let dropout = self.dropout_at(place, p, keys);
         Ok(self.tape.dropout(x, dropout.as_ref())?)
+    }
+
+    /// The keys of an activation with so many rows, for a module's own random masks: those of every token of the batch
+    /// that was embedded last, or of the rows that its objective reads.
+    ///
+    /// # Errors
+    /// When it has neither number of rows.
+    pub fn keys(&self, rows: usize) -> Result<Arc<[u64]>> {
+        let found = self.keys.iter().find(|keys| keys.len() == rows);
+        found.cloned().ok_or_else(|| NnError::Unsupported {
+            what: format!("a random mask over {rows} rows"),
+            reason: format!("this batch has {} tokens and the objective reads {}", self.keys[0].len(), self.keys[1].len()),
+        })
     }
 
     fn dropout_at(&self, place: &str, p: f32, keys: &Arc<[u64]>) -> Option<Dropout> {
