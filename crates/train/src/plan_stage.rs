@@ -1,0 +1,44 @@
+//! From a stage of a recipe to the plan of a network. `luthier plan` shows it and the training loop runs it: one function
+//! makes it for both.
+
+use std::sync::Arc;
+
+use luthier_nn::{Part, Plan, Role, Select, Spec};
+
+use crate::error::{Result, TrainError};
+use crate::recipe::Stage;
+
+/// The plan of a stage. `new` are the parameters that the base model lacks (a pooler, a head): they always move.
+///
+/// The stage's methods write first, in the order of the recipe, then its stabilisers, which may speak of what methods added.
+///
+/// # Errors
+/// A method that picks nothing of this network, two that do not go together, a plan under which nothing moves.
+pub fn plan_stage(stage: &Stage, spec: Arc<Spec>, new: &[String]) -> Result<Plan> {
+    let write = || -> Result<Plan> {
+        let mut plan = Plan::new(spec);
+        for method in &stage.method {
+            plan.apply(method.kind(), method.get())?;
+        }
+        plan.train_new(new);
+        for stabiliser in &stage.stabilise {
+            plan.apply(stabiliser.kind(), stabiliser.get())?;
+        }
+        exempt_from_decay(&mut plan)?;
+        plan.check()?;
+        Ok(plan)
+    };
+    write().map_err(|error: TrainError| error.in_stage(&stage.name))
+}
+
+/// Biases and norms do not decay, as in transformers' Trainer.
+fn exempt_from_decay(plan: &mut Plan) -> Result<()> {
+    let norms = Select::all().roles(&[Role::EmbedNorm, Role::AttentionNorm, Role::FeedForwardNorm]);
+    for select in [Select { part: Some(Part::Bias), ..Select::default() }, norms] {
+        // A network may lack both; there is nothing to exempt then.
+        if plan.params().any(|param| select.matches(param)) {
+            plan.no_decay(&select)?;
+        }
+    }
+    Ok(())
+}
