@@ -66,6 +66,8 @@ pub struct Loss {
     pub logits: Option<Var>,
     /// The predicted target of each row or sequence.
     pub predictions: Vec<u32>,
+    /// The loss of each row or sequence, in nats: what confidence intervals are made of.
+    pub losses: Vec<f32>,
 }
 
 /// The numeric half of an objective.
