@@ -3,6 +3,23 @@
 //! They are accurate to a few units in the last place (the tests say how many). The coefficients are minimax fits
 //! computed for these ranges in high precision; `mul_add` is one instruction wherever the engine's loops are dispatched.
 
+/// Runs `f` compiled for the best instruction set that this processor has; what `f` calls must be `#[inline(always)]`.
+///
+/// A closure handed to `Arch::dispatch` as it is goes through the compiler's `FnOnce` shim, which nothing forces inline:
+/// a large one then stays behind in plain code, with a library call for every `mul_add`. Calling it as `FnMut` does not.
+#[inline(always)]
+pub(crate) fn vectorised<R>(f: impl FnMut() -> R) -> R {
+    struct Direct<F>(F);
+    impl<R, F: FnMut() -> R> pulp::NullaryFnOnce for Direct<F> {
+        type Output = R;
+        #[inline(always)]
+        fn call(mut self) -> R {
+            (self.0)()
+        }
+    }
+    pulp::Arch::new().dispatch(Direct(f))
+}
+
 /// Adding it rounds a small float to an integer, which then stands in the low bits of the sum.
 const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23
 /// ln 2 in two parts: the rounded value, and what rounding took from it.
@@ -28,8 +45,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     let (n, q) = split(x);
     let y = f32::from_bits(((1.0 + q).to_bits() as i32).wrapping_add(n) as u32);
     let y = if x < -87.336 { 0.0 } else { y };
-    let y = if x > 88.722_8 { f32::INFINITY } else { y };
-    if x.is_nan() { x } else { y }
+    // A NaN is not on the left side either, and comes out of the product as it is.
+    if x <= 88.722_8 { y } else { x * f32::INFINITY }
 }
 
 /// `tanh x`, by way of `exp(-2|x|) - 1`, which keeps the relative accuracy of small results.
@@ -45,7 +62,7 @@ pub(crate) fn tanh(x: f32) -> f32 {
 /// The error function, by a rational minimax fit of `erf(x) / x` in `x²`.
 #[inline(always)]
 pub(crate) fn erf(x: f32) -> f32 {
-    // From here on the result rounds to 1 (to 3e-8).
+    // From here on the result rounds to 1 (to 3e-8), and the fit gives no less.
     const END: f32 = 3.92;
     let t = x.clamp(-END, END);
     let z = t * t;
@@ -59,8 +76,7 @@ pub(crate) fn erf(x: f32) -> f32 {
     let q = q.mul_add(z, 0.114_361_48);
     let q = q.mul_add(z, 0.502_644_66);
     let q = q.mul_add(z, 1.0);
-    let y = t * p / q;
-    if x.abs() >= END { 1.0f32.copysign(x) } else { y.clamp(-1.0, 1.0) }
+    (t * p / q).clamp(-1.0, 1.0)
 }
 
 #[cfg(test)]

@@ -3,8 +3,7 @@
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::kernels::math::{erf, exp, tanh};
-use crate::kernels::parallel;
+use crate::kernels::math::{erf, exp, tanh, vectorised};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -43,13 +42,12 @@ fn logistic(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-#[inline(always)]
-fn map(input: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32 + Sync) {
-    let arch = pulp::Arch::new();
+/// `f` for every pair of elements; the slices are equally long.
+fn zip(input: &[f32], out: &mut [f32], f: impl Fn(&mut f32, f32) + Sync) {
     let run = |input: &[f32], out: &mut [f32]| {
-        arch.dispatch(
+        vectorised(
             #[inline(always)]
-            || out.iter_mut().zip(input).for_each(|(y, &x)| *y = f(x)),
+            || out.iter_mut().zip(input).for_each(|(y, &x)| f(y, x)),
         );
     };
     if out.len() <= CHUNK {
@@ -74,47 +72,52 @@ impl Activation {
     /// `out = f(input)`, equally long.
     pub(crate) fn apply(self, input: &[f32], out: &mut [f32]) {
         match self {
-            Activation::Gelu => map(
+            Activation::Gelu => zip(
                 input,
                 out,
                 #[inline(always)]
-                |x| x * normal(x),
+                |y, x| *y = x * normal(x),
             ),
-            Activation::GeluTanh => map(
+            Activation::GeluTanh => zip(
                 input,
                 out,
                 #[inline(always)]
-                |x| x * logistic(SLOPE * x * (CUBIC * x).mul_add(x, 1.0)),
+                |y, x| *y = x * logistic(SLOPE * x * (CUBIC * x).mul_add(x, 1.0)),
             ),
             // A comparison rather than `max`: it lets a NaN through.
-            Activation::Relu => map(
+            Activation::Relu => zip(
                 input,
                 out,
                 #[inline(always)]
-                |x| if x < 0.0 { 0.0 } else { x },
+                |y, x| *y = if x < 0.0 { 0.0 } else { x },
             ),
-            Activation::Silu => map(
+            Activation::Silu => zip(
                 input,
                 out,
                 #[inline(always)]
-                |x| x * logistic(x),
+                |y, x| *y = x * logistic(x),
             ),
-            Activation::Tanh => map(input, out, tanh),
+            Activation::Tanh => zip(
+                input,
+                out,
+                #[inline(always)]
+                |y, x| *y = tanh(x),
+            ),
         }
     }
 
     /// `gradient *= f'(input)`, equally long.
     pub(crate) fn backward(self, input: &[f32], gradient: &mut [f32]) {
         match self {
-            Activation::Gelu => parallel::zip(
-                gradient,
+            Activation::Gelu => zip(
                 input,
+                gradient,
                 #[inline(always)]
                 |g, x| *g *= (x * DENSITY).mul_add(exp(-0.5 * x * x), normal(x)),
             ),
-            Activation::GeluTanh => parallel::zip(
-                gradient,
+            Activation::GeluTanh => zip(
                 input,
+                gradient,
                 #[inline(always)]
                 |g, x| {
                     // Beyond, the slope is 0 or 1 to the last bit, and a square would only overflow.
@@ -124,24 +127,24 @@ impl Activation {
                     *g *= (x * inner * s).mul_add(1.0 - s, s);
                 },
             ),
-            Activation::Relu => parallel::zip(
-                gradient,
+            Activation::Relu => zip(
                 input,
+                gradient,
                 #[inline(always)]
                 |g, x| *g = if x <= 0.0 { 0.0 } else { *g },
             ),
-            Activation::Silu => parallel::zip(
-                gradient,
+            Activation::Silu => zip(
                 input,
+                gradient,
                 #[inline(always)]
                 |g, x| {
                     let s = logistic(x);
                     *g *= (x * s).mul_add(1.0 - s, s);
                 },
             ),
-            Activation::Tanh => parallel::zip(
-                gradient,
+            Activation::Tanh => zip(
                 input,
+                gradient,
                 #[inline(always)]
                 |g, x| {
                     let y = tanh(x);

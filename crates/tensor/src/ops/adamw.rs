@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use crate::device::Device;
 use crate::error::{Result, TensorError, ensure_shape};
 use crate::grads::{Grad, RowGrad};
+use crate::kernels::math::vectorised;
 use crate::kernels::parallel;
 use crate::tensor::Tensor;
 
@@ -115,12 +116,11 @@ impl Step {
 const CHUNK: usize = 1 << 14;
 
 fn update_dense(step: Step, parameter: &mut Tensor, state: &mut AdamWState, gradient: &Tensor) {
-    let arch = pulp::Arch::new();
     state.touched = None;
     let moments = state.first.f32_mut().par_chunks_mut(CHUNK).zip(state.second.f32_mut().par_chunks_mut(CHUNK));
     let parameters = parameter.f32_mut().par_chunks_mut(CHUNK).zip(gradient.f32().par_chunks(CHUNK));
     parameters.zip(moments).for_each(|((parameter, gradient), (first, second))| {
-        arch.dispatch(
+        vectorised(
             #[inline(always)]
             || step.slice(parameter, first, second, gradient),
         );
@@ -139,12 +139,11 @@ fn update_rows(step: Step, parameter: &mut Tensor, state: &mut AdamWState, gradi
     let values = gradient.values.f32();
     let per_block = parallel::rows_per_block(width);
     let block = per_block * width;
-    let arch = pulp::Arch::new();
     let moments = state.first.f32_mut().par_chunks_mut(block).zip(state.second.f32_mut().par_chunks_mut(block));
     parameter.f32_mut().par_chunks_mut(block).zip(moments).enumerate().for_each(|(index, (parameter, moments))| {
         let start = index * per_block;
         let mut slot = gradient.rows.partition_point(|&row| (row as usize) < start);
-        arch.dispatch(
+        vectorised(
             #[inline(always)]
             || {
                 for row in start..(start + per_block).min(rows) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use luthier_random::Rng;
 
 use crate::error::{Result, ensure_shape};
+use crate::kernels::math::vectorised;
 use crate::kernels::parallel;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -93,9 +94,8 @@ impl Dropout {
 
     /// Masks `out`; with `input`, that is what is masked, and `out` is overwritten.
     fn apply(&self, keep: Keep, width: usize, input: Option<&[f32]>, out: &mut [f32]) {
-        let arch = pulp::Arch::new();
         parallel::row_blocks(out, width, parallel::rows_per_block(width), |first, block| {
-            arch.dispatch(
+            vectorised(
                 #[inline(always)]
                 || {
                     for (i, row) in block.chunks_exact_mut(width).enumerate() {

@@ -5,6 +5,7 @@ use luthier_random::Rng;
 use rayon::prelude::*;
 
 use crate::error::{Result, ensure_shape};
+use crate::kernels::math::vectorised;
 use crate::ops::dropout::{Keep, scan};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -15,10 +16,9 @@ const CHUNK: usize = 1 << 14;
 /// Calls `f` with a place in `values`, the pieces that start there, and the mask's factors of their elements: 0, or
 /// `1 / (1 - p)` where the weight is kept.
 fn masked(keep: Keep, rng: Rng, values: &mut [f32], f: impl Fn(usize, &mut [f32], &[f32]) + Sync) {
-    let arch = pulp::Arch::new();
     values.par_chunks_mut(CHUNK).enumerate().for_each(|(i, values)| {
         let first = i * CHUNK;
-        arch.dispatch(
+        vectorised(
             #[inline(always)]
             || {
                 scan(

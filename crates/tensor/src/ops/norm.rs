@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::error::{Result, ensure_shape};
+use crate::kernels::math::vectorised;
 use crate::kernels::parallel;
 use crate::ops::dropout::{Dropout, Keep};
 use crate::ops::linear::column_sums;
@@ -198,10 +199,9 @@ impl Tape {
         let mut inverse_blocks: Vec<&mut [f32]> = inverses.chunks_mut(per_block).collect();
         inverse_blocks.resize_with(count, Default::default);
         let saved_blocks = blocks_of(normalised.as_mut().map(Tensor::f32_mut), block, count);
-        let arch = pulp::Arch::new();
         let tasks = out.f32_mut().par_chunks_mut(block).zip(saved_blocks).zip(inverse_blocks);
         tasks.enumerate().for_each(|(index, ((out, mut saved), inverses))| {
-            arch.dispatch(
+            vectorised(
                 #[inline(always)]
                 || {
                     for (i, out) in out.chunks_exact_mut(width).enumerate() {
@@ -243,10 +243,9 @@ impl Tape {
                 let both = dropout.is_some() && x_node.is_some() && residual_node.is_some();
                 let mut masked = both.then(|| Tensor::stale(flow.device(), gradient.shape()));
                 let masked_blocks = blocks_of(masked.as_mut().map(Tensor::f32_mut), block, count);
-                let arch = pulp::Arch::new();
                 let tasks = gradient.f32_mut().par_chunks_mut(block).zip(masked_blocks).zip(sum_blocks);
                 tasks.enumerate().for_each(|(index, ((gradient, mut masked), mut sums))| {
-                    arch.dispatch(
+                    vectorised(
                         #[inline(always)]
                         || {
                             for (i, gradient) in gradient.chunks_exact_mut(width).enumerate() {
