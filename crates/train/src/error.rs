@@ -6,6 +6,7 @@ use luthier_data::DataError;
 use luthier_metrics::MetricError;
 use luthier_models::ModelError;
 use luthier_nn::{NnError, TensorError};
+use luthier_objectives::ObjectiveError;
 use luthier_record::RecordError;
 
 use crate::parse::Problems;
@@ -29,6 +30,9 @@ pub enum TrainError {
     /// The engine refused an operation.
     #[error(transparent)]
     Tensor(#[from] TensorError),
+    /// An objective that lacks what it needs.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveError),
     /// A metric that there is not.
     #[error(transparent)]
     Metric(#[from] MetricError),
@@ -47,6 +51,51 @@ pub enum TrainError {
         /// What to do.
         hint: &'static str,
     },
+    /// A file of a run directory whose contents are not what was written.
+    #[error("{path}: {problem}. {help}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        help: String,
+    },
+    /// A run directory that does not fit what is asked of it.
+    #[error("{path}: {found}; expected {expected}. {help}", path = path.display())]
+    Run {
+        /// The run directory, or the file in it.
+        path: PathBuf,
+        /// What was found.
+        found: String,
+        /// What was expected.
+        expected: String,
+        /// What to do.
+        help: String,
+    },
+    /// Training went astray.
+    #[error(
+        "step {step}: the loss is {loss} and the norm of its gradient {norm}; the step had {which} {examples} of {path}. \
+         The last checkpoint is untouched. Lower the learning rate, lengthen the warm-up, or look at these examples",
+        path = path.display()
+    )]
+    NotFinite {
+        /// The optimiser step, from 1.
+        step: u64,
+        /// The mean loss.
+        loss: f64,
+        /// The gradient's norm.
+        norm: f64,
+        /// The training file.
+        path: PathBuf,
+        /// What `examples` counts.
+        which: &'static str,
+        /// The examples of the step.
+        examples: String,
+    },
+    /// An objective and its data.
+    #[error(transparent)]
+    Objective(#[from] luthier_objectives::ObjectiveError),
     /// A stage whose parts do not go together.
     #[error("stage `{stage}`: {source}")]
     Stage {
@@ -75,9 +124,20 @@ impl TrainError {
                     | NnError::Value { .. }
                     | NnError::Unsupported { .. }
             ),
-            TrainError::Tensor(_) | TrainError::Record(_) | TrainError::File { .. } => false,
+            TrainError::Objective(_) | TrainError::Run { .. } => true,
+            TrainError::Tensor(_)
+            | TrainError::Record(_)
+            | TrainError::File { .. }
+            | TrainError::Damaged { .. }
+            | TrainError::NotFinite { .. } => false,
             TrainError::Stage { source, .. } => source.is_user_input(),
         }
+    }
+
+    /// The operating system refused `action` on a file of the run.
+    pub fn file(action: &'static str, path: &std::path::Path, source: std::io::Error) -> TrainError {
+        let hint = "Check that the disk has room and that the folder can be read and written";
+        TrainError::File { path: path.to_owned(), action, source, hint }
     }
 
     /// The same error, with the stage it came from.

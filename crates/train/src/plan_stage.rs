@@ -7,6 +7,7 @@ use luthier_nn::{Part, Plan, Role, Select, Spec};
 
 use crate::error::{Result, TrainError};
 use crate::recipe::Stage;
+use luthier_tuning::Method;
 
 /// The plan of a stage. `new` are the parameters that the base model lacks (a pooler, a head): they always move.
 ///
@@ -15,8 +16,17 @@ use crate::recipe::Stage;
 /// # Errors
 /// A method that picks nothing of this network, two that do not go together, a plan under which nothing moves.
 pub fn plan_stage(stage: &Stage, spec: Arc<Spec>, new: &[String]) -> Result<Plan> {
+    plan_after(stage, &[], spec, new)
+}
+
+/// The plan of a stage that finds modules of earlier stages in the network: they act, and do not move.
+pub fn plan_after(stage: &Stage, inherited: &[Method], spec: Arc<Spec>, new: &[String]) -> Result<Plan> {
     let write = || -> Result<Plan> {
         let mut plan = Plan::new(spec);
+        for method in inherited {
+            plan.apply(method.kind(), method.get())?;
+        }
+        plan.freeze_added();
         for method in &stage.method {
             plan.apply(method.kind(), method.get())?;
         }
