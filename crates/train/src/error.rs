@@ -93,9 +93,6 @@ pub enum TrainError {
         /// The examples of the step.
         examples: String,
     },
-    /// An objective and its data.
-    #[error(transparent)]
-    Objective(#[from] luthier_objectives::ObjectiveError),
     /// A stage whose parts do not go together.
     #[error("stage `{stage}`: {source}")]
     Stage {

@@ -78,8 +78,11 @@ impl Source {
     /// # Errors
     /// A file that cannot be read, is larger than a recipe can be, or is not UTF-8.
     pub fn open(path: &Path) -> Result<Source> {
-        let hint = "Check the recipe's path";
-        let fail = |source| TrainError::File { path: path.to_owned(), action: "read the recipe", source, hint };
+        let fail = |error: std::io::Error| {
+            let place = path.display().to_string();
+            let message = format!("the recipe cannot be read: {error}; check its path");
+            TrainError::Recipe(Problems { path: path.to_owned(), problems: vec![Problem { place, message }] })
+        };
         let file = File::open(path).map_err(fail)?;
         let mut bytes = Vec::new();
         file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;

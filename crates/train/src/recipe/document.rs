@@ -134,7 +134,8 @@ impl Node {
                 }
             }
         }
-        *node.child(name, last, value.place)? = value;
+        let place = value.place;
+        *node.child(name, last, place)? = value;
         Ok(())
     }
 
