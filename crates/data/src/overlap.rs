@@ -142,18 +142,23 @@ fn normalized(example: &Example) -> String {
     }
 }
 
-/// A text for a line of a report.
+/// A text for a line of a report: its first characters, runs of blanks and line breaks as one space.
 pub(crate) fn shown(example: &Example) -> String {
     const WIDTH: usize = 100;
-    let whole = match &example.pair {
-        None => example.text.clone(),
-        Some(pair) => format!("{} | {pair}", example.text),
-    };
-    let mut short: String = whole.chars().take(WIDTH).collect();
-    if short.len() < whole.len() {
-        short.push('…');
+    let pair = example.pair.iter().flat_map(|pair| std::iter::once("|").chain(pair.split_whitespace()));
+    let mut text = String::new();
+    for word in example.text.split_whitespace().chain(pair) {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(word);
+        if let Some((end, _)) = text.char_indices().nth(WIDTH) {
+            text.truncate(end);
+            text.push('…');
+            break;
+        }
     }
-    short
+    text
 }
 
 #[cfg(test)]
@@ -196,6 +201,19 @@ mod tests {
         assert_eq!((leakage.rows, leakage.conflicting), (2, 1));
         assert_eq!(leakage.examples[0].places, ["test.csv:3", "test.csv:4", "train.csv:2", "train.csv:4"]);
         assert_eq!(test.duplicates().conflicting, 1);
+    }
+
+    #[test]
+    fn texts_are_shown_on_one_line() {
+        let example = |text: &str, pair: Option<&str>| Example {
+            text: text.into(),
+            pair: pair.map(str::to_string),
+            label: None,
+            line: 1,
+        };
+        assert_eq!(shown(&example("\n a  b\nc", Some("d"))), "a b c | d");
+        assert_eq!(shown(&example(&"é".repeat(101), None)), "é".repeat(100) + "…");
+        assert_eq!(shown(&example(&"é".repeat(100), None)), "é".repeat(100));
     }
 
     #[test]

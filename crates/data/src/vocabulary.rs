@@ -123,15 +123,20 @@ fn wordpieces(counts: &BTreeMap<String, u64>, size: usize) -> Vec<String> {
 
     let mut pieces: Vec<String> = SPECIAL.iter().map(|token| token.to_string()).collect();
     pieces.extend(alphabet.iter().map(char::to_string));
-    pieces.extend(alphabet.iter().map(|c| format!("##{c}")));
+    // Many signs are always words of their own and never stand inside one.
+    let inside: BTreeSet<char> = counts.keys().flat_map(|word| word.chars().skip(1)).collect();
+    pieces.extend(alphabet.intersection(&inside).map(|c| format!("##{c}")));
     let mut ids: BTreeMap<String, u32> = pieces.iter().cloned().zip(0..).collect();
 
     // Words that the alphabet does not spell would be [UNK] whole, so they have no say.
     let mut words: Vec<(Vec<u32>, i64)> = Vec::new();
     for (word, &count) in counts {
-        if word.chars().count() <= LONGEST_WORD && word.chars().all(|c| alphabet.contains(&c)) {
-            let piece = |(i, c): (usize, char)| if i == 0 { ids[&c.to_string()] } else { ids[&format!("##{c}")] };
-            words.push((word.chars().enumerate().map(piece).collect(), count as i64));
+        let spelled = word
+            .chars()
+            .enumerate()
+            .map(|(i, c)| if i == 0 { ids.get(&c.to_string()).copied() } else { ids.get(&format!("##{c}")).copied() });
+        if let Some(word) = spelled.collect::<Option<Vec<u32>>>().filter(|word| word.len() <= LONGEST_WORD) {
+            words.push((word, count as i64));
         }
     }
 
@@ -190,4 +195,47 @@ fn join(word: &[u32], pair: Pair, id: u32) -> Vec<u32> {
         i += 1 + usize::from(here);
     }
     joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read::Example;
+
+    fn counts(words: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        words.iter().map(|(word, count)| (word.to_string(), *count)).collect()
+    }
+
+    /// Joined by hand: l+o occurs 10 times, then lo+w 7 and lo+g 3, e+r... of "lower" 3 times.
+    #[test]
+    fn pairs_are_joined_by_count() {
+        let pieces = wordpieces(&counts(&[("low", 4), ("lower", 3), ("log", 3), ("x", 9), ("rare", 1)]), 64);
+        let alphabet = ["a", "e", "g", "l", "o", "r", "w", "x", "##a", "##e", "##g", "##o", "##r", "##w"];
+        assert_eq!(pieces[..5], SPECIAL);
+        assert_eq!(pieces[5..19], alphabet);
+        // ##e ##r and low ##e are equally frequent: the pair of the older pieces goes first.
+        assert_eq!(pieces[19..], ["lo", "low", "##er", "log", "lower"]);
+    }
+
+    #[test]
+    fn a_made_vocabulary_spells_its_texts_and_is_made_the_same_again() -> Result<(), Box<dyn std::error::Error>> {
+        let texts = ["The cat sat on the mat, the CAT sat.", "Café déjà-vu", "walking walked walker walks the walk"];
+        let dirs = [tempfile::tempdir()?, tempfile::tempdir()?];
+        let tokenizer = from_scratch(&texts, 128, 64, dirs[0].path())?;
+        from_scratch(&texts, 128, 64, dirs[1].path())?;
+        for name in ["tokenizer.json", "vocab.txt", "tokenizer_config.json"] {
+            assert_eq!(std::fs::read(dirs[0].path().join(name))?, std::fs::read(dirs[1].path().join(name))?, "{name}");
+        }
+        assert_eq!((tokenizer.special().pad, tokenizer.cls()?, tokenizer.mask()?), (Some(0), 2, 4));
+        let document = |text: &str| Example { text: text.to_string(), pair: None, label: None, line: 1 };
+        let documents: Vec<Example> = texts.iter().map(|text| document(text)).collect();
+        let corpus = tokenizer.encode_documents(&documents, Path::new("t"))?;
+        let unknown = tokenizer.special().unk.ok_or("no [UNK]")?;
+        assert!(!corpus.ids.contains(&unknown), "{}", tokenizer.readable(&corpus.ids));
+        assert_eq!(tokenizer.readable(corpus.ids(0)).split(' ').take(3).collect::<Vec<_>>(), ["the", "cat", "sat"]);
+        let unseen = tokenizer.encode_documents(&[document("☃")], Path::new("t"))?;
+        assert_eq!(unseen.ids, [unknown]);
+        assert!(from_scratch(&texts, 8, 64, dirs[0].path()).is_err());
+        Ok(())
+    }
 }
