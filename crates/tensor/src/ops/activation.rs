@@ -127,11 +127,12 @@ impl Activation {
                     *g *= (x * inner * s).mul_add(1.0 - s, s);
                 },
             ),
+            // A product rather than a choice, which would become a conditional store, and those are slow.
             Activation::Relu => zip(
                 input,
                 gradient,
                 #[inline(always)]
-                |g, x| *g = if x <= 0.0 { 0.0 } else { *g },
+                |g, x| *g *= if x <= 0.0 { 0.0 } else { 1.0 },
             ),
             Activation::Silu => zip(
                 input,

@@ -63,11 +63,16 @@ const GROUP: usize = 16;
 /// block `first + i / 8`.
 #[inline(always)]
 pub(crate) fn scan(keep: Keep, rng: Rng, first: u64, len: usize, mut f: impl FnMut(Range<usize>, &[f32])) {
+    let mut words = [0u32; 4 * GROUP];
     let mut scales = [0.0f32; 8 * GROUP];
     for start in (0..len).step_by(8 * GROUP) {
         let block = first + (start / 8) as u64;
-        for (i, scales) in scales.chunks_exact_mut(8).enumerate() {
-            scales.copy_from_slice(&keep.scales(rng.words(block + i as u64)));
+        for (i, words) in words.chunks_exact_mut(4).enumerate() {
+            words.copy_from_slice(&rng.words(block + i as u64).map(u32::to_le));
+        }
+        // In little-endian words the low half lies first.
+        for (scale, &half) in scales.iter_mut().zip(bytemuck::cast_slice::<u32, u16>(&words)) {
+            *scale = if u32::from(u16::from_le(half)) < keep.threshold { 0.0 } else { keep.scale };
         }
         let end = (start + 8 * GROUP).min(len);
         f(start..end, &scales[..end - start]);
