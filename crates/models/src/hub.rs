@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use luthier_nn::{Device, Params, Role, Rng, Spec, Tensor};
+use luthier_nn::{DType, Device, Params, Role, Rng, Spec, Tensor, map_file};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, View};
 
@@ -104,7 +103,7 @@ impl Checkpoint {
         if length < 8 {
             return Err(content(format!("{length} bytes are too few for a safetensors file")));
         }
-        let map = luthier_nn::map_file(&file).map_err(|e| file_error(path, e, hint))?;
+        let map = map_file(&file).map_err(|e| file_error(path, e, hint))?;
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|e| content(format!("not a safetensors file ({e})")))?;
         let start = header + 8;
@@ -239,38 +238,62 @@ fn shards(index: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-struct Bytes(Vec<usize>, Tensor);
+struct Stream(Tensor);
 
-impl View for &Bytes {
+impl View for &Stream {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
     fn shape(&self) -> &[usize] {
-        &self.0
+        self.0.shape()
     }
     fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        self.1.to_bytes().into()
+        self.0.to_bytes().into()
     }
     fn data_len(&self) -> usize {
-        self.1.len() * 4
+        self.0.len() * 4
     }
 }
 
-/// Writes f32 tensors as safetensors, aside and renamed, synced before it counts.
-pub fn save_tensors<'a>(path: &Path, tensors: impl Iterator<Item = (String, &'a Tensor)>) -> Result<()> {
+/// Writes f32 tensors as safetensors, one after the other, aside and renamed, synced before it counts.
+pub fn save_tensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, &'a Tensor)>) -> Result<()> {
     let hint = "Check that the disk has room and that the folder can be written";
-    let views: Vec<(String, Bytes)> =
-        tensors.map(|(name, t)| (name, Bytes(t.shape().to_vec(), t.cast(luthier_nn::DType::F32)))).collect();
+    let views: Vec<(String, Stream)> =
+        tensors.into_iter().map(|(name, tensor)| (name, Stream(tensor.cast(DType::F32)))).collect();
     let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
-    let bytes = safetensors::serialize(views.iter().map(|(name, view)| (name, view)), Some(metadata)).map_err(|e| {
-        ModelError::Content { path: path.to_owned(), problem: e.to_string(), hint }
-    })?;
     let aside = path.with_extension("writing");
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&aside)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
+    safetensors::serialize_to_file(views.iter().map(|(name, view)| (name, view)), Some(metadata), &aside).map_err(
+        |error| match error {
+            safetensors::SafeTensorError::IoError(source) => file_error(path, source, hint),
+            other => ModelError::Content { path: path.to_owned(), problem: other.to_string(), hint },
+        },
+    )?;
+    let finish = || -> std::io::Result<()> {
+        File::open(&aside)?.sync_all()?;
         std::fs::rename(&aside, path)
     };
-    write().map_err(|e| file_error(path, e, hint))
+    finish().map_err(|e| file_error(path, e, hint))
+}
+
+/// Reads a file of f32 tensors that [`save_tensors`] wrote, mapped.
+pub fn load_tensors(device: &Device, path: &Path) -> Result<Params> {
+    let hint = "The file was not written by Luthier, or is damaged";
+    let content = |problem: String| ModelError::Content { path: path.to_owned(), problem, hint };
+    let file = File::open(path).map_err(|e| file_error(path, e, hint))?;
+    if file.metadata().map_err(|e| file_error(path, e, hint))?.len() < 8 {
+        return Err(content("too short for a safetensors file".to_owned()));
+    }
+    let map = map_file(&file).map_err(|e| file_error(path, e, hint))?;
+    let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| content(e.to_string()))?;
+    let mut params = Params::default();
+    for (name, info) in metadata.tensors() {
+        let bytes = header + 8 + info.data_offsets.0..header + 8 + info.data_offsets.1;
+        if info.dtype != Dtype::F32 {
+            return Err(content(format!("the tensor {name} holds {:?}, expected F32", info.dtype)));
+        }
+        let tensor = Tensor::mapped(device, &info.shape, map.clone(), bytes)
+            .map_err(|e| content(format!("the tensor {name}: {e}")))?;
+        params.insert(name, tensor);
+    }
+    Ok(params)
 }

@@ -9,7 +9,7 @@ mod hub;
 use luthier_nn::{Head, Network};
 
 pub use error::{ModelError, Result};
-pub use hub::{Checkpoint, Loaded, save_tensors};
+pub use hub::{Checkpoint, Loaded, load_tensors, read_config, save_tensors};
 
 /// A family of models.
 #[derive(Clone, Copy)]

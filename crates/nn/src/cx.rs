@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use luthier_random::Rng;
-use luthier_tensor::{Activation, Attention, Device, Dropout, Precision, Tape, Tensor, Var};
+use luthier_tensor::{Activation, Attention, Device, Dropout, Grads, Precision, Tape, Tensor, Var};
 
 use crate::batch::Batch;
 use crate::error::{NnError, Result};
@@ -78,6 +78,11 @@ impl<'a> Cx<'a> {
             keys: [Arc::new([]), Arc::new([])],
             lent: BTreeMap::new(),
         }
+    }
+
+    /// Adds the gradients of a loss to `grads`; the pass ends here.
+    pub fn backward(self, loss: &Var, grads: &mut Grads) -> Result<()> {
+        Ok(self.tape.backward(loss, grads)?)
     }
 
     /// Whether this pass is for training.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::error::{NnError, Result};
 use crate::hooks::{After, Edit, GradMap, LayerPrefix, OutputMap, Penalty, PlanMethod, WeightMap, Wrap};
+use crate::params::Params;
 use crate::select::Select;
 use crate::spec::{ParamSpec, Role, Site, Spec};
 
@@ -329,6 +330,43 @@ impl Plan {
     /// Whether a parameter moves at any step.
     pub fn moves(&self, path: &str) -> bool {
         self.moves.contains_key(path)
+    }
+
+    /// Whether a stage leaves a parameter other than it found it: it moves, or is edited.
+    pub fn changes(&self, path: &str) -> bool {
+        self.moves(path) || self.edits.iter().any(|(_, paths, _)| paths.iter().any(|p| p == path))
+    }
+
+    /// Stops everything that methods added so far from moving: modules of earlier stages act and stay as they are.
+    pub fn freeze_added(&mut self) {
+        for path in self.added.keys() {
+            self.moves.remove(path);
+        }
+    }
+
+    /// Folds the modules after linear sites into the weights, where they allow it: gives back the weights that changed,
+    /// and whether everything that the methods added could be folded.
+    pub fn merge(&self, params: &mut Params) -> Result<(Vec<String>, bool)> {
+        let (mut folded, mut whole) = (Vec::new(), self.prefixes.is_empty());
+        for (path, modules) in &self.outputs {
+            let name = format!("{path}.weight");
+            let site = self.spec.sites.iter().find(|site| &site.path == path);
+            let mut merged = site.filter(|_| params.contains(&name)).map(|_| params.get(&name).cloned()).transpose()?;
+            for (_, module) in modules {
+                merged = match (site, merged) {
+                    (Some(site), Some(weight)) => module.merge(site, params, &weight)?,
+                    _ => None,
+                };
+            }
+            match merged {
+                Some(weight) => {
+                    params.insert(&name, weight);
+                    folded.push(name);
+                }
+                None => whole = false,
+            }
+        }
+        Ok((folded, whole))
     }
 
     /// Every parameter of the network and of the methods, the network's first.

@@ -32,11 +32,13 @@ pub struct RowGrad {
 pub struct Grads {
     entries: BTreeMap<String, Grad>,
     factor: f32,
+    /// The sum of squares of what is stored, once somebody asked: both the log and clipping do.
+    squares: std::cell::OnceCell<f64>,
 }
 
 impl Default for Grads {
     fn default() -> Self {
-        Grads { entries: BTreeMap::new(), factor: 1.0 }
+        Grads { entries: BTreeMap::new(), factor: 1.0, squares: std::cell::OnceCell::new() }
     }
 }
 
@@ -144,6 +146,7 @@ impl Grads {
     /// # Errors
     /// When the shapes differ.
     pub fn add(&mut self, path: &str, weight: f32, gradient: &Tensor) -> Result<()> {
+        self.squares.take();
         let weight = if self.factor == 0.0 { weight } else { weight / self.factor };
         let mut slot = match self.entries.remove(path) {
             Some(Grad::Dense(t)) => t,
@@ -157,15 +160,22 @@ impl Grads {
 
     /// The Euclidean norm over all parameters, factor included.
     pub fn norm(&self) -> Result<f64> {
-        let mut sum = 0.0;
-        for grad in self.entries.values() {
-            sum += grad.stored().sum_squares()?;
-        }
-        Ok(sum.sqrt() * f64::from(self.factor.abs()))
+        let squares = match self.squares.get() {
+            Some(&squares) => squares,
+            None => {
+                let mut sum = 0.0;
+                for grad in self.entries.values() {
+                    sum += grad.stored().sum_squares()?;
+                }
+                *self.squares.get_or_init(|| sum)
+            }
+        };
+        Ok(squares.sqrt() * f64::from(self.factor.abs()))
     }
 
     /// Multiplies one parameter's gradient elementwise by a mask of its shape (rows that were not touched stay zero).
     pub fn mask(&mut self, path: &str, mask: &Tensor) -> Result<()> {
+        self.squares.take();
         let Some(grad) = self.entries.get_mut(path) else { return Ok(()) };
         let mut dense = grad.to_dense();
         ensure_shape("mask", dense.shape() == mask.shape(), mask.shape(), || format!("{:?}", dense.shape()))?;
@@ -181,6 +191,7 @@ impl Grads {
 
     /// Forgets one parameter's gradient.
     pub fn remove(&mut self, path: &str) {
+        self.squares.take();
         self.entries.remove(path);
     }
 
@@ -195,6 +206,7 @@ impl Grads {
     }
 
     pub(crate) fn add_dense(&mut self, path: &str, grad: Tensor) -> Result<()> {
+        self.squares.take();
         match self.entries.get_mut(path) {
             None => {
                 self.entries.insert(path.to_owned(), Grad::Dense(grad));
@@ -212,6 +224,7 @@ impl Grads {
     }
 
     pub(crate) fn add_rows(&mut self, path: &str, grad: RowGrad) {
+        self.squares.take();
         let merged = match self.entries.remove(path) {
             None => Grad::Rows(grad),
             Some(Grad::Rows(rows)) => Grad::Rows(rows.merge(grad)),
@@ -231,6 +244,7 @@ impl Grads {
         shape: &[usize],
         write: impl FnOnce(&mut [f32], bool) -> Result<()>,
     ) -> Result<()> {
+        self.squares.take();
         if let Some(slot @ Grad::Rows(_)) = self.entries.get_mut(path) {
             *slot = Grad::Dense(slot.to_dense());
         }
