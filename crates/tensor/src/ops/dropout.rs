@@ -44,23 +44,18 @@ impl Keep {
         self.threshold == 0
     }
 
-    /// The factors of eight elements, two to a word, the low half first: 0 or `1 / (1 - p)`.
+    /// The factor of an element that drew `bits`: 0 or `1 / (1 - p)`.
     #[inline(always)]
-    pub(crate) fn scales(self, words: [u32; 4]) -> [f32; 8] {
-        let mut scales = [0.0; 8];
-        for (pair, word) in scales.chunks_exact_mut(2).zip(words) {
-            pair[0] = if word & 0xffff < self.threshold { 0.0 } else { self.scale };
-            pair[1] = if word >> 16 < self.threshold { 0.0 } else { self.scale };
-        }
-        scales
+    fn scale(self, bits: u16) -> f32 {
+        if u32::from(bits) < self.threshold { 0.0 } else { self.scale }
     }
 }
 
 /// Blocks of eight elements that are drawn together, so that the generator vectorises.
 const GROUP: usize = 16;
 
-/// Calls `f` with ranges that cover `0..len` and the factors of their elements; element `i` belongs to the random
-/// block `first + i / 8`.
+/// Calls `f` with ranges that cover `0..len` and the factors of their elements. Element `i` belongs to the random block
+/// `first + i / 8`; a block's four words hold eight elements in order, the low half of a word first.
 #[inline(always)]
 pub(crate) fn scan(keep: Keep, rng: Rng, first: u64, len: usize, mut f: impl FnMut(Range<usize>, &[f32])) {
     let mut words = [0u32; 4 * GROUP];
@@ -72,7 +67,7 @@ pub(crate) fn scan(keep: Keep, rng: Rng, first: u64, len: usize, mut f: impl FnM
         }
         // In little-endian words the low half lies first.
         for (scale, &half) in scales.iter_mut().zip(bytemuck::cast_slice::<u32, u16>(&words)) {
-            *scale = if u32::from(u16::from_le(half)) < keep.threshold { 0.0 } else { keep.scale };
+            *scale = keep.scale(u16::from_le(half));
         }
         let end = (start + 8 * GROUP).min(len);
         f(start..end, &scales[..end - start]);
