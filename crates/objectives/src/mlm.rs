@@ -170,7 +170,7 @@ mod tests {
 
     fn masker(config: MaskedLm) -> Masker {
         config.check().expect("in range");
-        Masker { config, mask: MASK, vocabulary: VOCABULARY, special: vec![0, 1, 2, 3, MASK] }
+        Masker { config, mask: MASK, vocabulary: VOCABULARY, special: vec![1, MASK] }
     }
 
     /// 500 texts of 42 tokens: a special one at each end, an unknown one at place 7, and words of two pieces each.
