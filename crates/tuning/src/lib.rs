@@ -55,13 +55,6 @@ mod tests {
     fn every_kind_can_be_planned_with_its_defaults() {
         for layers in [2, 12] {
             for method in Method::all() {
-                // Two layers of the small network are narrower than the default reduction factor.
-                let method = match method {
-                    Method::Adapter(adapter) => {
-                        Method::Adapter(crate::methods::adapter::Adapter { reduction_factor: 2.0, ..adapter })
-                    }
-                    other => other,
-                };
                 let plan = plan_of(layers, &[(method.kind(), method.get())]).unwrap();
                 assert!(plan.entries().iter().all(|entry| entry.method == method.kind()));
             }

@@ -112,9 +112,7 @@ impl Technique for Adapter {
 impl PlanMethod for Adapter {
     fn plan(&self, plan: &mut Plan, spec: &Spec) -> Result<()> {
         let factor = self.reduction_factor;
-        let fits = factor > 0.0 && factor <= spec.width as f64;
-        let expected = format!("above 0, up to the network's width {}", spec.width);
-        check::value(plan, "reduction_factor", factor, fits, &expected)?;
+        check::value(plan, "reduction_factor", factor, factor >= 0.1 && factor.is_finite(), "0.1 or more")?;
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         let fits = !self.name.is_empty() && self.name.chars().all(plain);
         check::value(plan, "name", format!("{:?}", self.name), fits, "letters, digits, _ and -")?;
@@ -181,6 +179,8 @@ impl OutputMap for Module {
 
 #[cfg(test)]
 mod tests {
+    use luthier_nn::{Device, Mode, Precision, Rng};
+
     use super::*;
     use crate::testing::{WIDTH, moved, plan_of, refusal};
 
@@ -228,6 +228,56 @@ mod tests {
         name.to_owned()
     }
 
+    /// Both architectures through the network's own path, against the equations written out.
+    #[test]
+    fn the_end_of_a_sub_layer_is_as_the_equations_say() {
+        for architecture in [Architecture::Pfeiffer, Architecture::Houlsby] {
+            let plan = plan_of(1, &[("adapter", &Adapter { architecture, ..small() })]).unwrap();
+            let device = Device::cpu();
+            let draw =
+                |name: &str, shape: &[usize]| Init::Normal(1.0).draw(&device, shape, Rng::at(2, name, 0, 0)).unwrap();
+            let params: Params = plan.params().map(|p| (p.path.clone(), draw(&p.path, &p.shape))).collect();
+            let (h, x) = (draw("h", &[3, WIDTH]), draw("x", &[3, WIDTH]));
+            let site = |path: &str| plan.spec().sites.iter().find(|site| site.path == path).unwrap();
+            let (join, norm) = (site("bert.encoder.layer.0.output"), site("bert.encoder.layer.0.output.LayerNorm"));
+            let mut cx = Cx::new(&device, Precision::F32, &plan, &params, &params, Mode::Evaluate, 0);
+            let keys: Arc<[u64]> = Arc::new([0, 1, 2]);
+            let residual = Var::constant(x.clone());
+            let found = cx.join(join, norm, Var::constant(h.clone()), &residual, 0.1, &keys).unwrap();
+
+            let get = |path: String| params.get(&path).unwrap().to_vec().into_iter().map(f64::from).collect::<Vec<_>>();
+            let of = |name: &str| get(format!("{}.adapters.adapter.{name}", join.path));
+            let layer_norm = |row: &[f64]| -> Vec<f64> {
+                let n = row.len() as f64;
+                let mean = row.iter().sum::<f64>() / n;
+                let deviation = (row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n + 1e-12).sqrt();
+                let (scale, shift) = (get(format!("{}.weight", norm.path)), get(format!("{}.bias", norm.path)));
+                row.iter().zip(scale.iter().zip(shift)).map(|(x, (g, b))| (x - mean) / deviation * g + b).collect()
+            };
+            let affine = |x: &[f64], name: &str| -> Vec<f64> {
+                let (weight, bias) = (of(&format!("{name}.weight")), of(&format!("{name}.bias")));
+                let row = |w: &[f64]| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>();
+                weight.chunks(x.len()).zip(bias).map(|(w, b)| row(w) + b).collect()
+            };
+            let sum = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<f64>>();
+            let wide = |t: &Tensor| t.to_vec().into_iter().map(f64::from).collect::<Vec<f64>>();
+            for (i, (h, x)) in wide(&h).chunks(WIDTH).zip(wide(&x).chunks(WIDTH)).enumerate() {
+                let (read, f): (Vec<f64>, fn(f64) -> f64) = match architecture {
+                    Architecture::Pfeiffer => (layer_norm(&sum(h, x)), |x| x.max(0.0)),
+                    Architecture::Houlsby => (h.to_vec(), |x| x / (1.0 + (-x).exp())),
+                };
+                let inner: Vec<f64> = affine(&read, "adapter_down.0").into_iter().map(f).collect();
+                let expected = layer_norm(&sum(&sum(&affine(&inner, "adapter_up"), h), x));
+                for (found, expected) in found.value().to_vec()[i * WIDTH..].iter().zip(expected) {
+                    assert!(
+                        (f64::from(*found) - expected).abs() < 1e-4,
+                        "{architecture:?}: {found} against {expected}"
+                    );
+                }
+            }
+        }
+    }
+
     #[test]
     fn two_adapters_stack_and_need_two_names() {
         let first = Adapter { name: "language".into(), ..small() };
@@ -245,8 +295,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        let zero = refusal(&[("adapter", &Adapter { reduction_factor: 0.0, ..Adapter::default() })]);
-        assert_eq!(zero, "adapter: reduction_factor is 0; expected above 0, up to the network's width 8");
+        for reduction_factor in [0.0, f64::NAN, f64::INFINITY] {
+            let error = refusal(&[("adapter", &Adapter { reduction_factor, ..Adapter::default() })]);
+            assert!(error.ends_with("expected 0.1 or more"), "{error}");
+        }
         let dotted = refusal(&[("adapter", &Adapter { name: "a.b".into(), ..small() })]);
         assert_eq!(dotted, "adapter: name is \"a.b\"; expected letters, digits, _ and -");
     }

@@ -85,6 +85,14 @@ mod tests {
         }
     }
 
+    /// PyTorch's small number shows where the norm is as small: 3e-6 here, so the factor is 1e-6 / (3e-6 + 1e-6).
+    #[test]
+    fn the_small_number_counts() {
+        for (found, before) in clipped(1e-6, 0.5e-6).into_iter().zip([1e-6, 2e-6, 2e-6, 0.0]) {
+            assert!((f64::from(found) - before / 4.0).abs() < 1e-10, "{found}");
+        }
+    }
+
     #[test]
     fn short_gradients_stay() {
         assert_eq!(clipped(3.1, 0.5), [1.0, 2.0, 2.0, 0.0]);

@@ -117,7 +117,6 @@ mod tests {
 
         // The same slope by central differences.
         let at = |by: f32| {
-            params.clone().insert(query, off(3, by));
             let mut moved = params.clone();
             moved.insert(query, off(3, by));
             value(&moved, &mut Grads::default())
