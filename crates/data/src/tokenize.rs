@@ -200,7 +200,7 @@ impl Tokenizer {
                     let text = first.len() + second.as_ref().map_or(0, Encoding::len);
                     Ok((text + self.added_tokens(second.is_some())) as u32)
                 };
-                chunk.iter().map(length).collect()
+                guarded(chunk, source, || chunk.iter().map(length).collect())
             })
             .collect();
         lengths.into_iter().collect::<Result<Vec<_>>>().map(|chunks| chunks.concat())
@@ -210,7 +210,9 @@ impl Tokenizer {
         let parts: Vec<Result<Part>> = examples
             .par_chunks(CHUNK)
             .enumerate()
-            .map(|(chunk, examples)| self.encode_chunk(examples, chunk * CHUNK, source, options))
+            .map(|(chunk, examples)| {
+                guarded(examples, source, || self.encode_chunk(examples, chunk * CHUNK, source, options))
+            })
             .collect();
         let mut all = Encoded::default();
         let mut overlong: Option<(u64, usize)> = None;
@@ -312,6 +314,14 @@ struct Part {
     overlong: usize,
     /// The line and the length of the first.
     first_overlong: Option<(u64, usize)>,
+}
+
+/// The work on a chunk of texts; a panic of the `tokenizers` crate becomes an error at the chunk's first line.
+fn guarded<T>(chunk: &[Example], source: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    load::guarded(work).unwrap_or_else(|reason| {
+        let (path, line) = (source.to_path_buf(), chunk.first().map_or(0, |example| example.line));
+        Err(DataError::Tokenize { path, line, reason: format!("{reason} (here or up to {CHUNK} texts later)") })
+    })
 }
 
 fn refused<'a>(source: &'a Path, example: &'a Example) -> impl Fn(tokenizers::Error) -> DataError + 'a {
@@ -446,6 +456,12 @@ mod tests {
         assert!(
             error(&[("tokenizer.json", "{\"version\": \"1.0\"")])
                 .contains("tokenizer.json: found a file that cannot be read")
+        );
+        let sound = String::from_utf8(std::fs::read(fixture("bert-tiny/tokenizer.json"))?)?;
+        let ids = sound.find("\"ids\": [").ok_or("the fixture lists the ids of special tokens")? + 8;
+        let strange = format!("{}999999, {}", &sound[..ids], &sound[ids..]);
+        assert!(
+            error(&[("tokenizer.json", &strange)]).contains("a special token of id 999999, beyond its vocabulary of ")
         );
         assert!(error(&[("vocab.txt", "[CLS]\n"), ("tokenizer_config.json", "[1]")]).contains("tokenizer_config.json"));
         Ok(())

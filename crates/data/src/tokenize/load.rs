@@ -72,8 +72,8 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     ];
 
     let mut inner = if let Some(bytes) = files.get("tokenizer.json") {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| {
-            fault("tokenizer.json", format!("a file that cannot be read ({error})"), "a tokenizer", AGAIN)
+        let mut inner = parse(bytes).map_err(|reason| {
+            fault("tokenizer.json", format!("a file that cannot be read ({reason})"), "a tokenizer", AGAIN)
         })?;
         if let Some(NormalizerWrapper::BertNormalizer(bert)) = inner.get_normalizer() {
             let bert = said_by_config(&config, *bert);
@@ -117,7 +117,71 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
     if vocab_size == 0 {
         return Err(fault("tokenizer.json", "an empty vocabulary".to_string(), "a vocabulary", AGAIN));
     }
+    // What goes around every text does not come from the vocabulary, so it is looked at once, here.
+    let around = guarded(|| Ok([inner.encode("", true)?, inner.encode(("", ""), true)?]))
+        .and_then(|tried: tokenizers::Result<_>| tried.map_err(|error| error.to_string()))
+        .map_err(|reason| {
+            fault("tokenizer.json", format!("special tokens that it cannot add ({reason})"), "a tokenizer", AGAIN)
+        })?;
+    for encoding in &around {
+        if let Some(id) = encoding.get_ids().iter().find(|&&id| id as usize >= vocab_size) {
+            let found = format!("a special token of id {id}, beyond its vocabulary of {vocab_size}");
+            return Err(fault("tokenizer.json", found, "ids of the vocabulary", AGAIN));
+        }
+        if let Some(kind) = encoding.get_type_ids().iter().find(|&&kind| kind > 1) {
+            let found = format!("a special token of type {kind}");
+            return Err(fault("tokenizer.json", found, "type 0 for the first text and 1 for the second", AGAIN));
+        }
+    }
     Ok(Tokenizer { inner, dir: dir.to_path_buf(), special, fingerprint: *hasher.finalize().as_bytes(), vocab_size })
+}
+
+/// What is looked at before the `tokenizers` crate sees the file.
+#[derive(Deserialize)]
+struct Outline {
+    #[serde(default)]
+    post_processor: Value,
+}
+
+/// Reads `tokenizer.json`. The `tokenizers` crate panics on some files that are cut short or contradict themselves;
+/// what it is known to stumble over is refused first, and a panic over anything else is made an error.
+fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer, String> {
+    let outline: Outline = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    check_templates(&outline.post_processor)?;
+    let tokenizer = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))?;
+    tokenizer.map_err(|error| error.to_string())
+}
+
+/// The templates of special tokens name only tokens that the file lists, and only texts that there are.
+fn check_templates(processor: &Value) -> Result<(), String> {
+    if let Some(inner) = processor.get("processors").and_then(Value::as_array) {
+        inner.iter().try_for_each(check_templates)?;
+    }
+    if processor.get("type").and_then(Value::as_str) != Some("TemplateProcessing") {
+        return Ok(());
+    }
+    let listed = processor.get("special_tokens").and_then(Value::as_object);
+    for which in ["single", "pair"] {
+        for piece in processor.get(which).and_then(Value::as_array).into_iter().flatten() {
+            let token = piece.pointer("/SpecialToken/id").and_then(Value::as_str);
+            if let Some(token) = token.filter(|token| !listed.is_some_and(|listed| listed.contains_key(*token))) {
+                return Err(format!("its template `{which}` names the token `{token}`, which `special_tokens` lacks"));
+            }
+            if which == "single" && piece.pointer("/Sequence/id").and_then(Value::as_str) == Some("B") {
+                return Err("its template `single` names a second text".to_string());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs code of the `tokenizers` crate, which is known to panic on hostile files: the panic becomes its message.
+pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    // What a panic leaves behind is dropped with the error, so nothing half-done is seen.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it contradicts itself").to_string()
+    })
 }
 
 const AGAIN: &str = "copy or download the file again";
