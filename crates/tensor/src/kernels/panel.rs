@@ -3,7 +3,7 @@
 //! A general product spends more on a small matrix than the arithmetic takes. Here the right-hand matrix lies in panels
 //! of `PANEL * lanes` columns, each with its rows one after the other, so that the inner loop reads memory in order.
 
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
 /// Vectors in a row of a panel.
 const PANEL: usize = 2;
@@ -98,22 +98,42 @@ pub(crate) fn product<S: Simd, const BY_COLUMNS: bool>(
     left: Left<BY_COLUMNS>,
     right: Panels,
 ) {
-    if left.rows * left.depth <= NEAR {
-        for panel in 0..right.count {
-            for row in (0..left.rows).step_by(ROWS) {
-                strip(simd, out, out_stride, add, left, right, row, panel);
-            }
-        }
-    } else {
-        for row in (0..left.rows).step_by(ROWS) {
+    simd.vectorize(Product { out, out_stride, add, left, right });
+}
+
+/// A function of its own for every processor, so that the tiles are compiled once and not at every call.
+struct Product<'a, const BY_COLUMNS: bool> {
+    out: &'a mut [f32],
+    out_stride: usize,
+    add: bool,
+    left: Left<'a, BY_COLUMNS>,
+    right: Panels<'a>,
+}
+
+impl<const BY_COLUMNS: bool> WithSimd for Product<'_, BY_COLUMNS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Product { out, out_stride, add, left, right } = self;
+        let rows = (0..left.rows).step_by(ROWS);
+        if left.rows * left.depth <= NEAR {
             for panel in 0..right.count {
-                strip(simd, out, out_stride, add, left, right, row, panel);
+                for row in rows.clone() {
+                    strip(simd, out, out_stride, add, left, right, row, panel);
+                }
+            }
+        } else {
+            for row in rows {
+                for panel in 0..right.count {
+                    strip(simd, out, out_stride, add, left, right, row, panel);
+                }
             }
         }
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the two loops around it differ in order only")]
+#[expect(clippy::too_many_arguments, reason = "one tile of a product, called from two loop orders")]
 #[inline(always)]
 fn strip<S: Simd, const BY_COLUMNS: bool>(
     simd: S,
@@ -183,7 +203,6 @@ fn tile<S: Simd, const BY_COLUMNS: bool, const R: usize>(
 mod tests {
     use super::*;
     use crate::ops::check::noise;
-    use pulp::WithSimd;
 
     struct Products {
         rows: usize,

@@ -1,5 +1,5 @@
 //! Rows of exponentials: what softmax, cross entropy, divergences and attention share. The functions are inlined into
-//! loops that run inside `pulp::Arch::dispatch`, where they vectorise.
+//! loops that run inside `math::vectorised`.
 
 use crate::kernels::math;
 
@@ -67,6 +67,7 @@ pub(crate) fn softmax(row: &mut [f32]) -> (f32, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::math::vectorised;
     use crate::ops::check::noise;
 
     #[test]
@@ -76,10 +77,10 @@ mod tests {
             let largest = row.iter().fold(f32::MIN, |a, &b| a.max(b));
             let sum: f64 = row.iter().map(|&x| f64::from(x - largest).exp()).sum();
             let mut out = row.clone();
-            let (found, log_sum) = pulp::Arch::new().dispatch(|| softmax(&mut out));
+            let (found, log_sum) = vectorised(|| softmax(&mut out));
             assert_eq!(found, largest);
             assert!((log_sum - sum.ln()).abs() < 1e-6, "{n}: {log_sum} against {}", sum.ln());
-            let direct = pulp::Arch::new().dispatch(|| sum_of_exponentials(&row, largest));
+            let direct = vectorised(|| sum_of_exponentials(&row, largest));
             assert!((f64::from(direct) / sum - 1.0).abs() < 1e-6);
             for (y, &x) in out.iter().zip(&row) {
                 let exact = f64::from(x - largest).exp() / sum;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::error::{Result, TensorError, ensure_shape};
-use crate::kernels::{parallel, softmax};
+use crate::kernels::{math::vectorised, parallel, softmax};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -41,7 +41,6 @@ impl Tape {
         let (rows, classes) = (logits.value().rows(), logits.value().width());
         logits.value().expect_f32("cross_entropy")?;
         check_targets("cross_entropy", targets, rows, classes)?;
-        let arch = pulp::Arch::new();
         let block = parallel::rows_per_block(classes);
         let mut losses = vec![0.0f64; rows];
         let width = classes.max(1);
@@ -53,10 +52,12 @@ impl Tape {
             groups.zip(targets.par_chunks(block)).zip(losses.par_chunks_mut(block)).for_each(
                 |(((out, logits), targets), losses)| {
                     out.copy_from_slice(logits);
-                    arch.dispatch(
+                    vectorised(
                         #[inline(always)]
                         || {
-                            for ((row, &target), loss) in out.chunks_exact_mut(width).zip(targets).zip(losses) {
+                            for ((row, &target), loss) in
+                                out.chunks_exact_mut(width).zip(targets).zip(losses.iter_mut())
+                            {
                                 *loss = row_with_gradient(row, target as usize);
                             }
                         },
@@ -68,10 +69,10 @@ impl Tape {
         if residual.is_none() {
             let groups = logits.f32().par_chunks(block * width).zip(targets.par_chunks(block));
             groups.zip(losses.par_chunks_mut(block)).for_each(|((logits, targets), losses)| {
-                arch.dispatch(
+                vectorised(
                     #[inline(always)]
                     || {
-                        for ((row, &target), loss) in logits.chunks_exact(width).zip(targets).zip(losses) {
+                        for ((row, &target), loss) in logits.chunks_exact(width).zip(targets).zip(losses.iter_mut()) {
                             *loss = row_loss(row, target as usize);
                         }
                     },

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::error::{Result, ensure_shape};
-use crate::kernels::{parallel, softmax};
+use crate::kernels::{math::vectorised, parallel, softmax};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -52,7 +52,6 @@ impl Tape {
         let mut toward_b = Tensor::stale(self.device(), a.value().shape());
         let mut parts = vec![0.0f64; rows];
         let block = parallel::rows_per_block(width);
-        let arch = pulp::Arch::new();
         let outputs = toward_a.f32_mut().par_chunks_mut(block * width);
         let outputs = outputs.zip(toward_b.f32_mut().par_chunks_mut(block * width));
         let inputs = a.f32().par_chunks(block * width).zip(b.f32().par_chunks(block * width));
@@ -60,10 +59,11 @@ impl Tape {
             p.copy_from_slice(a);
             q.copy_from_slice(b);
             let mut difference = vec![0.0; width];
-            arch.dispatch(
+            vectorised(
                 #[inline(always)]
                 || {
-                    for ((p, q), part) in p.chunks_exact_mut(width).zip(q.chunks_exact_mut(width)).zip(parts) {
+                    for ((p, q), part) in p.chunks_exact_mut(width).zip(q.chunks_exact_mut(width)).zip(parts.iter_mut())
+                    {
                         *part = row(p, q, &mut difference);
                     }
                 },
