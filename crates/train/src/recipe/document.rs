@@ -128,7 +128,7 @@ impl Node {
         if let Value::Table(table) = &mut node.value {
             // Of two keys that exclude each other, the override replaces the one that the file has.
             if let Some(other) = rival(name, last) {
-                let from_file = matches!(table.get(other), Some((Place::File(_), _)));
+                let from_file = table.get(other).is_some_and(|(_, node)| matches!(node.place, Place::File(_)));
                 if from_file {
                     table.remove(other);
                 }

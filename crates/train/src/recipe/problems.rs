@@ -108,11 +108,13 @@ fn visible(c: char) -> Vec<char> {
     if hidden { c.escape_default().collect() } else { vec![c] }
 }
 
-/// "; did you mean `rank`?", if one of the names is near enough.
-pub(crate) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+/// "; did you mean `rank`?", if one of the names is near enough, or begins as this one does.
+pub(crate) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> String {
     // The distance takes time and memory in proportion to the length; nobody misspells a name by hundreds of letters.
     if name.len() > 4 * LONGEST {
         return String::new();
     }
-    luthier_nn::nearest(name, known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
+    let begins = |known: &&str| known.len() > 2 && name.len() > 2 && (known.starts_with(name) || name.starts_with(*known));
+    let near = luthier_nn::nearest(name, known.clone()).or_else(|| known.into_iter().find(begins));
+    near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
 }

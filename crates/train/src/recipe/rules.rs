@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use luthier_data::Format;
+use luthier_data::{Format, Overlong, TextUnit};
 use luthier_metrics::MetricKind;
 
 use super::document::{Found, Node};
@@ -35,11 +35,6 @@ impl<'n> At<'n> {
     fn item(self, index: usize) -> At<'n> {
         let node = self.node.and_then(|node| node.item(index));
         At { node, place: node.map_or(self.place, |node| node.place) }
-    }
-
-    /// Whether the person wrote this, rather than leaving it to the default.
-    fn said(self) -> bool {
-        self.node.is_some()
     }
 }
 
@@ -181,7 +176,8 @@ impl Rules {
             let message = format!("`label` and `text` are both the column {}", quoted(&data.text));
             self.wrong(at.key("label"), message);
         }
-        if !labelled && at.key("label").said() {
+        // A key that would do nothing is an error unless it says the default: a resolved recipe says every default.
+        if !labelled && data.label != "label" {
             self.wrong(at.key("label"), format!("`label` does nothing: the objective {kind} reads no labels; take it out"));
         }
         let Some(format) = format(data) else { return };
@@ -190,12 +186,12 @@ impl Rules {
                 let message = format!("the objective {kind} needs labels, and plain text has none; name a CSV, TSV or JSON lines file");
                 self.wrong(at.key("train"), message);
             }
-            for key in ["text", "pair"] {
-                if at.key(key).said() {
+            for (key, said) in [("text", data.text != "text"), ("pair", data.pair.is_some())] {
+                if said {
                     self.wrong(at.key(key), format!("`{key}` does nothing: plain text has no columns; take it out"));
                 }
             }
-        } else if at.key("unit").said() {
+        } else if data.unit != TextUnit::default() {
             let message = format!("`unit` does nothing: a {} file has rows; take it out", format.name());
             self.wrong(at.key("unit"), message);
         }
@@ -217,7 +213,7 @@ impl Rules {
             let message = "`pack` lays texts end to end, which pairs are not; take `pack` or `pair` out";
             self.wrong(at.key("pack"), message.to_owned());
         }
-        if at.key("overlong").said() {
+        if data.overlong != Overlong::default() {
             let message = "`overlong` does nothing beside `pack`: texts are cut into blocks and nothing is too long; take it out";
             self.wrong(at.key("overlong"), message.to_owned());
         }
@@ -270,10 +266,9 @@ impl Rules {
         let patient = evaluate.patience > 0;
         if stage.data.dev.is_none() {
             let needs = [
-                ("every", at.key("every").said() && evaluate.every != Every::Word(EveryWord::Never)),
+                ("every", matches!(evaluate.every, Every::Steps(_))),
                 ("metric", evaluate.metric.is_some()),
                 ("patience", patient),
-                ("keep_best", at.key("keep_best").said() && evaluate.keep_best),
             ];
             for (key, _) in needs.into_iter().filter(|(_, needed)| *needed) {
                 let message = format!("`{key}` needs development data; add `dev` to data: a file, or a fraction such as 0.1");
