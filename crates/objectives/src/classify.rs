@@ -84,7 +84,7 @@ impl Objective for Classifier {
         let prediction = |row: &[f32]| {
             let answer = Answer::of(row);
             let label = self.labels.names()[answer.label as usize].clone();
-            Prediction { label, probability: answer.probability }
+            Prediction { label, probability: answer.probability, logits: row.to_vec() }
         };
         Ok(values.chunks(width.max(1)).map(prediction).collect())
     }
@@ -163,6 +163,7 @@ mod tests {
         let found = objective.predict(&network, &batch, &mut network.context()).expect("shapes fit");
         let labels: Vec<&str> = found.iter().map(|prediction| prediction.label.as_str()).collect();
         assert_eq!(labels, ["maybe", "no"]);
+        assert_eq!(found[1].logits, [3.0, 1.0, 1.0].map(f32::ln));
         assert!((found[0].probability - 0.625).abs() < 1e-6 && (found[1].probability - 0.6).abs() < 1e-6);
     }
 

@@ -44,10 +44,17 @@ pub enum ObjectiveError {
     },
     /// The data, or a tokenizer that lacks a token.
     #[error(transparent)]
-    Data(#[from] DataError),
+    Data(Box<DataError>),
     /// The network.
     #[error(transparent)]
     Network(#[from] NnError),
+}
+
+impl From<DataError> for ObjectiveError {
+    fn from(error: DataError) -> ObjectiveError {
+        // Boxed, for a result is moved far more often than it fails.
+        ObjectiveError::Data(Box::new(error))
+    }
 }
 
 /// The result type of this crate.

@@ -87,6 +87,8 @@ pub struct Prediction {
     pub label: String,
     /// How likely the network finds it, from 0 to 1.
     pub probability: f64,
+    /// What the network says before probabilities are made of it, a number for each label in their order.
+    pub logits: Vec<f32>,
 }
 
 #[cfg(test)]
