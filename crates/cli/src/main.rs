@@ -1,1 +1,57 @@
-fn main() {}
+//! `luthier`: the command line. It reads arguments, prints and sets exit codes; everything else is the libraries' work.
+
+mod answers;
+mod args;
+mod commands;
+mod environment;
+mod failure;
+mod fault;
+mod render;
+mod screen;
+mod signals;
+mod stream;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::Parser;
+
+use args::{Args, Command};
+use environment::Environment;
+use failure::{DONE, exit_code};
+use render::paint::Paint;
+use screen::Screen;
+
+fn main() -> ExitCode {
+    let start = Instant::now();
+    fault::install();
+    let args = Args::parse();
+    let environment = Environment::read();
+    let screen = Screen::new(args.json, &environment);
+    let code = run(&args, &environment, screen, start).unwrap_or_else(|error| {
+        let code = exit_code(&error);
+        if code.is_some() {
+            let title = Paint { on: environment.error_colour }.red("error:");
+            let _ = writeln!(io::stderr(), "{title} {error}");
+        }
+        code.unwrap_or(DONE)
+    });
+    ExitCode::from(code)
+}
+
+/// Runs the command; the exit code of a command that did not fail.
+fn run(args: &Args, environment: &Environment, screen: Screen, start: Instant) -> Result<u8> {
+    if let Some(threads) = args.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global()?;
+    }
+    match &args.command {
+        Command::Train(arguments) => return commands::train::train(arguments, environment, screen, start),
+        Command::Evaluate(arguments) => commands::evaluate::evaluate(arguments, environment, screen)?,
+        Command::Predict(arguments) => commands::predict::predict(arguments, screen)?,
+        Command::Schema => commands::schema::schema(screen)?,
+        Command::Plan(_) | Command::Data(_) | Command::Export(_) | Command::Methods(_) => {}
+    }
+    Ok(DONE)
+}

@@ -1,0 +1,99 @@
+//! `luthier train`.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use luthier_record::{Event, Line, Summary};
+use luthier_train::parse::Source;
+use luthier_train::run::{Options, Outcome, run};
+use luthier_train::step::Watch;
+use serde_json::json;
+
+use crate::args::Train;
+use crate::environment::{Environment, run_directory};
+use crate::failure::DONE;
+use crate::render::plain::Plain;
+use crate::render::progress::Progress;
+use crate::render::scores::summary;
+use crate::screen::Screen;
+use crate::signals::Signals;
+
+/// Runs a recipe and shows how it goes.
+pub(crate) fn train(arguments: &Train, environment: &Environment, screen: Screen, start: Instant) -> Result<u8> {
+    let signals = Signals::listen()?;
+    let resolved = Source::read(&arguments.recipe.recipe, &arguments.recipe.sets())?;
+    let out = arguments.out.clone().unwrap_or_else(|| run_directory(&arguments.recipe.recipe));
+    let options = Options { out: out.clone(), resume: arguments.resume, cache: environment.cache.clone() };
+    let clock = || start.elapsed().as_secs_f64();
+    let interrupted = || signals.asked();
+    let watch = Watch { clock: &clock, interrupted: &interrupted };
+    let mut view = View::new(screen);
+    let mut predicts = false;
+    let outcome = run(&resolved, &options, &watch, &mut |line| {
+        if let Event::StageStarted { objective, .. } = &line.event {
+            predicts = objective == "classify";
+        }
+        view.show(line);
+    });
+    view.close();
+    match outcome? {
+        Outcome::Finished(result) if screen.json => screen.document(&result)?,
+        Outcome::Finished(result) => screen.print(&summary(&result, &next(&result, predicts), screen.paint))?,
+        Outcome::Interrupted { stage, step } => {
+            let again = format!("luthier train {} --resume{}", arguments.recipe.recipe.display(), flags(arguments));
+            screen.say(&format!("next: {}", screen.paint.bold(&again)));
+            if screen.json {
+                screen.document(&json!({"interrupted": {"stage": stage, "step": step}, "run": out}))?;
+            }
+            return Ok(signals.exit_code());
+        }
+    }
+    Ok(DONE)
+}
+
+/// What a person may want to type now: a classifier answers, anything else is handed on.
+fn next(result: &Summary, predicts: bool) -> String {
+    let run = &result.run;
+    match predicts {
+        true => format!("luthier predict {run} FILE"),
+        false => format!("luthier export {run} --to hf --out {}", Path::new(run).join("hf").display()),
+    }
+}
+
+/// The flags that a resumed run needs again.
+fn flags(arguments: &Train) -> String {
+    let sets = arguments.recipe.sets().into_iter().map(|set| format!(" --set '{set}'"));
+    let out = arguments.out.iter().map(|out| format!(" --out {}", out.display()));
+    sets.chain(out).collect()
+}
+
+/// How events are shown.
+enum View {
+    Bar(Box<Progress>),
+    Lines(Plain, Screen),
+}
+
+impl View {
+    fn new(screen: Screen) -> View {
+        match screen.terminal {
+            true => View::Bar(Box::new(Progress::new(screen))),
+            false => View::Lines(Plain::default(), screen),
+        }
+    }
+
+    fn show(&mut self, line: &Line) {
+        match self {
+            View::Bar(progress) => progress.show(line),
+            View::Lines(plain, screen) => {
+                plain.lines(line, screen.paint).iter().for_each(|line| screen.say(line));
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        if let View::Bar(progress) = self {
+            progress.clear();
+        }
+    }
+}

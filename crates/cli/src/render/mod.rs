@@ -1,0 +1,9 @@
+//! Values to text. Nothing here prints: every function returns what is to be shown.
+
+pub(crate) mod number;
+pub(crate) mod paint;
+pub(crate) mod plain;
+pub(crate) mod progress;
+pub(crate) mod scores;
+pub(crate) mod table;
+pub(crate) mod track;
