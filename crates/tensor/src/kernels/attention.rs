@@ -11,7 +11,7 @@ use pulp::{Simd, WithSimd};
 use crate::kernels::panel::{self, Left, Panels, product};
 use crate::kernels::tiles::Tile;
 use crate::kernels::{math, softmax};
-use crate::ops::dropout::{Keep, scan};
+use crate::ops::dropout::Keep;
 
 /// Queries a block.
 const BLOCK: usize = 64;
@@ -19,6 +19,8 @@ const BLOCK: usize = 64;
 const LINE: usize = 16;
 /// The widest panel of any processor.
 const WIDEST: usize = 32;
+/// Random blocks, of eight elements each, that are drawn together, so that the generator vectorises.
+const DRAWS: usize = 16;
 
 /// The columns of one head in a matrix of `[rows, width]`.
 #[derive(Clone, Copy)]
@@ -59,6 +61,47 @@ pub(crate) struct Head<'a> {
     pub(crate) len: usize,
     pub(crate) causal: bool,
     pub(crate) mask: Option<Mask<'a>>,
+}
+
+impl Mask<'_> {
+    /// Random blocks of a row with so many keys.
+    fn blocks(keys: usize) -> usize {
+        keys.div_ceil(8)
+    }
+
+    /// How many rows are drawn together: several short ones, or one long one.
+    fn rows(keys: usize) -> usize {
+        (DRAWS / Mask::blocks(keys).max(1)).max(1)
+    }
+
+    /// Room for the factors that are drawn together, and for reading on to the end of a [`padded`] row.
+    fn room(keys: usize) -> usize {
+        keys.next_multiple_of(8).max(8 * DRAWS) + LINE
+    }
+
+    /// Draws the factors of the first `keys` keys for the rows `from` of the stream; the next row begins at the next
+    /// multiple of eight.
+    #[inline(always)]
+    fn draw(&self, from: Range<usize>, keys: usize, factors: &mut [f32]) {
+        let blocks = Mask::blocks(keys);
+        let mut words = [0u32; 4 * DRAWS];
+        let total = from.len() * blocks;
+        let (mut row, mut block) = (from.start, 0);
+        for (group, factors) in factors[..8 * total].chunks_mut(8 * DRAWS).enumerate() {
+            let mut counters = [0u64; DRAWS];
+            for counter in counters.iter_mut().take(total - group * DRAWS) {
+                *counter = self.keys[row] << 16 | block as u64;
+                block += 1;
+                if block == blocks {
+                    (row, block) = (row + 1, 0);
+                }
+            }
+            for (words, counter) in words.chunks_exact_mut(4).zip(counters) {
+                words.copy_from_slice(&self.rng.words(counter).map(u32::to_le));
+            }
+            self.keep.scales(&words, factors);
+        }
+    }
 }
 
 impl<'a> Head<'a> {
@@ -114,13 +157,21 @@ pub(crate) fn scratch(keys: usize, size: usize, backward: bool) -> usize {
     let (keys, size) = (keys.next_multiple_of(WIDEST), size.next_multiple_of(WIDEST));
     let (whole, block, scores) = (keys * size, BLOCK * size, BLOCK * (keys + LINE));
     let parts = if backward { 5 * whole + 5 * block + 2 * scores } else { 2 * whole + 2 * block + scores };
-    parts + 16 * LINE
+    parts + Mask::room(keys) + 16 * LINE
 }
 
-/// The distance between rows of scores: not a power of two, so that a column does not fall into one set of the cache.
+/// The distance between rows of scores: whole panels, and room for [`padded`] rows. It is not a power of two, so that a
+/// column does not fall into one set of the cache.
 #[inline(always)]
 fn score_stride<S: Simd>(keys: usize) -> usize {
-    keys.next_multiple_of(panel::columns::<S>()) + LINE
+    keys.next_multiple_of(panel::columns::<S>()).next_multiple_of(LINE) + LINE
+}
+
+/// Loops over a row of scores run to here, so that nothing is left over for a slow end; what lies behind the row's own
+/// elements is never read.
+#[inline(always)]
+fn padded(keys: usize) -> usize {
+    keys.next_multiple_of(LINE)
 }
 
 /// Copies a block of rows, each multiplied by `factor`.
@@ -149,47 +200,45 @@ impl WithSimd for Forward<'_, '_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Forward { head, out, sums, first, scratch } = self;
         let (size, keys) = (head.query.size, head.keys());
-        let padded = size.next_multiple_of(panel::columns::<S>());
+        let wide = size.next_multiple_of(panel::columns::<S>());
         let stride = score_stride::<S>(keys);
         let mut arena = Arena::new(scratch);
         let key = panel::pack_transposed::<S>(arena.take(keys.next_multiple_of(WIDEST) * size), keys, size, |j| {
             head.key_row(j)
         });
-        let value = panel::pack::<S>(arena.take(keys * padded), keys, size, |j| head.value_row(j));
+        let value = panel::pack::<S>(arena.take(keys * wide), keys, size, |j| head.value_row(j));
         let query = arena.take(BLOCK * size);
         let scores = arena.take(BLOCK * stride);
-        let sum = arena.take(BLOCK * padded);
+        let sum = arena.take(BLOCK * wide);
+        let factors = arena.take(Mask::room(keys));
         for block in (0..head.len).step_by(BLOCK) {
             let rows = BLOCK.min(head.len - block);
             let seen = head.seen(block + rows - 1);
             copy_rows(query, head.query, head.start + block..head.start + block + rows, head.scale());
             let left = Left::<false> { data: query, stride: size, rows, depth: size };
             product(simd, scores, stride, false, left, first_columns::<S>(key, seen));
+            let together = Mask::rows(seen);
             for r in 0..rows {
-                let row = &mut scores[r * stride..][..seen];
-                let (row, hidden) = row.split_at_mut(head.seen(block + r));
-                hidden.fill(0.0);
+                let row = &mut scores[r * stride..][..padded(seen)];
+                row[head.seen(block + r)..].fill(f32::NEG_INFINITY);
                 let largest = softmax::max(row);
                 let total = softmax::exponentials(row, largest);
                 sums.row(first + block + r).copy_from_slice(&[largest, 1.0 / total]);
                 if let Some(mask) = head.mask {
-                    let random = mask.keys[head.start + block + r] << 16;
-                    scan(
-                        mask.keep,
-                        mask.rng,
-                        random,
-                        row.len(),
-                        #[inline(always)]
-                        |columns, factors| row[columns].iter_mut().zip(factors).for_each(|(p, factor)| *p *= factor),
-                    );
+                    let start = head.start + block + r;
+                    if r % together == 0 {
+                        mask.draw(start..start + together.min(rows - r), seen, factors);
+                    }
+                    let factors = &factors[r % together * seen.next_multiple_of(8)..];
+                    row[..seen].iter_mut().zip(factors).for_each(|(p, factor)| *p *= factor);
                 }
             }
             let left = Left::<false> { data: scores, stride, rows, depth: seen };
-            product(simd, sum, padded, false, left, value);
+            product(simd, sum, wide, false, left, value);
             for r in 0..rows {
                 let factor = sums.row(first + block + r)[1];
                 let out = out.row(first + block + r);
-                out.iter_mut().zip(&sum[r * padded..]).for_each(|(y, x)| *y = factor * x);
+                out.iter_mut().zip(&sum[r * wide..]).for_each(|(y, x)| *y = factor * x);
             }
         }
     }
@@ -232,7 +281,7 @@ impl WithSimd for Backward<'_, '_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Backward { head, out, sums, gradient, gradients, first, fresh, scratch } = self;
         let (size, keys) = (head.query.size, head.keys());
-        let padded = size.next_multiple_of(panel::columns::<S>());
+        let wide = size.next_multiple_of(panel::columns::<S>());
         let stride = score_stride::<S>(keys);
         let want_query = gradients.query.is_some();
         let want_key = gradients.key.is_some() || gradients.prefix_key.is_some();
@@ -244,16 +293,17 @@ impl WithSimd for Backward<'_, '_> {
         let key_across = panel::pack_transposed::<S>(arena.take(across), keys, size, |j| head.key_row(j));
         let value_across =
             want_scores.then(|| panel::pack_transposed::<S>(arena.take(across), keys, size, |j| head.value_row(j)));
-        let key = want_query.then(|| panel::pack::<S>(arena.take(keys * padded), keys, size, |j| head.key_row(j)));
-        let mut key_sum = want_key.then(|| arena.take(keys * padded));
-        let mut value_sum = want_value.then(|| arena.take(keys * padded));
+        let key = want_query.then(|| panel::pack::<S>(arena.take(keys * wide), keys, size, |j| head.key_row(j)));
+        let mut key_sum = want_key.then(|| arena.take(keys * wide));
+        let mut value_sum = want_value.then(|| arena.take(keys * wide));
         for sum in [&mut key_sum, &mut value_sum].into_iter().flatten() {
             sum.fill(0.0);
         }
         let (query, upstream) = (arena.take(BLOCK * size), arena.take(BLOCK * size));
-        let (query_packed, upstream_packed) = (arena.take(BLOCK * padded), arena.take(BLOCK * padded));
+        let (query_packed, upstream_packed) = (arena.take(BLOCK * wide), arena.take(BLOCK * wide));
         let (kept, slopes) = (arena.take(BLOCK * stride), arena.take(BLOCK * stride));
-        let query_sum = arena.take(BLOCK * padded);
+        let query_sum = arena.take(BLOCK * wide);
+        let factors = arena.take(Mask::room(keys));
 
         for block in (0..head.len).step_by(BLOCK) {
             let rows = BLOCK.min(head.len - block);
@@ -267,31 +317,38 @@ impl WithSimd for Backward<'_, '_> {
                 let left = Left::<false> { data: upstream, stride: size, rows, depth: size };
                 product(simd, slopes, stride, false, left, first_columns::<S>(value_across, seen));
             }
+            let together = Mask::rows(seen);
             for (r, i) in range.enumerate() {
-                let upstream = &upstream[r * size..][..size];
-                let offset: f32 = upstream.iter().zip(out.row(i)).map(|(g, y)| g * y).sum();
+                let offset = softmax::dot(&upstream[r * size..][..size], out.row(i));
+                let (kept, slopes) = (&mut kept[r * stride..], &mut slopes[r * stride..]);
                 let limit = head.seen(block + r);
-                let (kept, hidden) = kept[r * stride..][..seen].split_at_mut(limit);
-                hidden.fill(0.0);
-                let (slopes, hidden) = slopes[r * stride..][..seen].split_at_mut(limit);
-                hidden.fill(0.0);
+                let factors = head.mask.map(|mask| {
+                    if r % together == 0 {
+                        mask.draw(i..i + together.min(rows - r), seen, factors);
+                    }
+                    &factors[r % together * seen.next_multiple_of(8)..][..padded(limit)]
+                });
                 let row = Row { largest: sums.row(i)[0], factor: sums.row(i)[1], offset };
-                row.probabilities(head.mask, i, kept, want_scores.then_some(slopes));
+                row.probabilities(&mut kept[..padded(limit)], &mut slopes[..padded(limit)], factors, want_scores);
+                if limit < seen {
+                    kept[limit..seen].fill(0.0);
+                    slopes[limit..seen].fill(0.0);
+                }
             }
             if let Some(sum) = &mut value_sum {
                 let right = panel::pack::<S>(upstream_packed, rows, size, |r| &upstream[r * size..]);
                 let left = Left::<true> { data: kept, stride, rows: seen, depth: rows };
-                product(simd, sum, padded, true, left, right);
+                product(simd, sum, wide, true, left, right);
             }
             if let Some(sum) = &mut key_sum {
                 let right = panel::pack::<S>(query_packed, rows, size, |r| &query[r * size..]);
                 let left = Left::<true> { data: slopes, stride, rows: seen, depth: rows };
-                product(simd, sum, padded, true, left, right);
+                product(simd, sum, wide, true, left, right);
             }
             if let (Some(key), Some(tile)) = (key, &mut gradients.query) {
                 let left = Left::<false> { data: slopes, stride, rows, depth: seen };
-                product(simd, query_sum, padded, false, left, key);
-                for (r, sum) in query_sum.chunks_exact(padded).take(rows).enumerate() {
+                product(simd, query_sum, wide, false, left, key);
+                for (r, sum) in query_sum.chunks_exact(wide).take(rows).enumerate() {
                     let target = tile.row(first + block + r);
                     target.iter_mut().zip(sum).for_each(|(y, x)| *y = head.scale() * x);
                 }
@@ -302,14 +359,14 @@ impl WithSimd for Backward<'_, '_> {
             (value_sum, &mut gradients.value, &mut gradients.prefix_value),
         ] {
             let Some(sum) = sum else { continue };
-            let (front, back) = sum.split_at(head.prefix_rows * padded);
+            let (front, back) = sum.split_at(head.prefix_rows * wide);
             if let Some(tile) = own {
-                for (i, sum) in back.chunks_exact(padded).enumerate() {
+                for (i, sum) in back.chunks_exact(wide).enumerate() {
                     tile.row(first + i).copy_from_slice(&sum[..size]);
                 }
             }
             if let Some(tile) = prefix {
-                for (i, sum) in front.chunks_exact(padded).enumerate() {
+                for (i, sum) in front.chunks_exact(wide).enumerate() {
                     let row = tile.row(i);
                     if fresh {
                         row.copy_from_slice(&sum[..size]);
@@ -338,40 +395,41 @@ impl Row {
 
     /// Turns scores into probabilities after dropout, and the slopes of those into the slopes of the scores.
     #[inline(always)]
-    fn probabilities(&self, mask: Option<Mask>, i: usize, scores: &mut [f32], slopes: Option<&mut [f32]>) {
-        match (mask, slopes) {
-            (None, None) => scores.iter_mut().for_each(|x| *x = self.probability(*x)),
-            (None, Some(slopes)) => {
-                for (x, slope) in scores.iter_mut().zip(slopes) {
-                    *x = self.probability(*x);
-                    *slope = *x * (*slope - self.offset);
+    fn probabilities(&self, scores: &mut [f32], slopes: &mut [f32], factors: Option<&[f32]>, want_slopes: bool) {
+        let (scores, _) = scores.as_chunks_mut::<LINE>();
+        let (slopes, _) = slopes.as_chunks_mut::<LINE>();
+        match factors {
+            None if want_slopes => {
+                for (scores, slopes) in scores.iter_mut().zip(slopes) {
+                    for (x, slope) in scores.iter_mut().zip(slopes) {
+                        *x = self.probability(*x);
+                        *slope = *x * (*slope - self.offset);
+                    }
                 }
             }
-            (Some(mask), None) => scan(
-                mask.keep,
-                mask.rng,
-                mask.keys[i] << 16,
-                scores.len(),
-                #[inline(always)]
-                |columns, factors| {
-                    scores[columns].iter_mut().zip(factors).for_each(|(x, factor)| *x = self.probability(*x) * factor)
-                },
-            ),
-            (Some(mask), Some(slopes)) => scan(
-                mask.keep,
-                mask.rng,
-                mask.keys[i] << 16,
-                scores.len(),
-                #[inline(always)]
-                |columns, factors| {
-                    let slopes = &mut slopes[columns.clone()];
-                    for ((x, slope), factor) in scores[columns].iter_mut().zip(slopes).zip(factors) {
+            None => {
+                for scores in scores {
+                    for x in scores {
+                        *x = self.probability(*x);
+                    }
+                }
+            }
+            Some(factors) if want_slopes => {
+                for ((scores, slopes), factors) in scores.iter_mut().zip(slopes).zip(factors.as_chunks::<LINE>().0) {
+                    for ((x, slope), factor) in scores.iter_mut().zip(slopes).zip(factors) {
                         let probability = self.probability(*x);
                         *x = probability * factor;
                         *slope = probability * (*slope * factor - self.offset);
                     }
-                },
-            ),
+                }
+            }
+            Some(factors) => {
+                for (scores, factors) in scores.iter_mut().zip(factors.as_chunks::<LINE>().0) {
+                    for (x, factor) in scores.iter_mut().zip(factors) {
+                        *x = self.probability(*x) * factor;
+                    }
+                }
+            }
         }
     }
 }

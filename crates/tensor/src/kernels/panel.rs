@@ -181,7 +181,10 @@ fn tile<S: Simd, const BY_COLUMNS: bool, const R: usize>(
             }
         }
     } else {
-        let rows: [&[f32]; R] = std::array::from_fn(|r| &left.data[(row + r) * left.stride..][..steps.len()]);
+        let mut rows: [&[f32]; R] = [&[]; R];
+        for (r, slot) in rows.iter_mut().enumerate() {
+            *slot = &left.data[(row + r) * left.stride..][..steps.len()];
+        }
         for (l, b) in steps.enumerate() {
             for r in 0..R {
                 let x = simd.splat_f32s(rows[r][l]);

@@ -5,53 +5,115 @@ use crate::kernels::math;
 
 /// Running values side by side, so that one does not wait for another.
 const LANES: usize = 32;
+/// The same for what is left of a row: one vector.
+const FEW: usize = 8;
 
 /// The largest value; a NaN is passed over (the exponentials then carry it on), nothing gives negative infinity.
 #[inline(always)]
 pub(crate) fn max(values: &[f32]) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, larger);
+    let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
         for (lane, &x) in lanes.iter_mut().zip(chunk) {
             *lane = larger(*lane, x);
         }
     }
-    lanes.into_iter().fold(rest, larger)
+    let (chunks, rest) = rest.as_chunks::<FEW>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = larger(*lane, x);
+        }
+    }
+    for &x in rest {
+        lanes[0] = larger(lanes[0], x);
+    }
+    fold(lanes, larger)
+}
+
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+#[inline(always)]
+fn sum(a: f32, b: f32) -> f32 {
+    a + b
+}
+
+/// Brings the lanes together by halves, which vectorises.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = f(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// Replaces every `x` by `exp(x - shift)` and returns the sum.
 #[inline(always)]
 pub(crate) fn exponentials(values: &mut [f32], shift: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    let mut chunks = values.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    for chunk in chunks {
         for (lane, x) in lanes.iter_mut().zip(chunk) {
             *x = math::exp(*x - shift);
             *lane += *x;
         }
     }
-    let mut rest = 0.0;
-    for x in chunks.into_remainder() {
-        *x = math::exp(*x - shift);
-        rest += *x;
+    let (chunks, rest) = rest.as_chunks_mut::<FEW>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *x = math::exp(*x - shift);
+            *lane += *x;
+        }
     }
-    lanes.into_iter().fold(rest, |sum, x| sum + x)
+    for x in rest {
+        *x = math::exp(*x - shift);
+        lanes[0] += *x;
+    }
+    fold(lanes, sum)
 }
 
-/// The sum of `exp(x - shift)`.
+/// The sum of `exp(x - shift)`, to the bit what [`exponentials`] returns.
 #[inline(always)]
 pub(crate) fn sum_of_exponentials(values: &[f32], shift: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest: f32 = chunks.remainder().iter().map(|&x| math::exp(x - shift)).sum();
+    let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
         for (lane, &x) in lanes.iter_mut().zip(chunk) {
             *lane += math::exp(x - shift);
         }
     }
-    lanes.into_iter().fold(rest, |sum, x| sum + x)
+    let (chunks, rest) = rest.as_chunks::<FEW>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += math::exp(x - shift);
+        }
+    }
+    for &x in rest {
+        lanes[0] += math::exp(x - shift);
+    }
+    fold(lanes, sum)
+}
+
+/// The sum of products.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<FEW>(), b.as_chunks::<FEW>());
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, x), y) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += x * y;
+        }
+    }
+    for (x, y) in a_rest.iter().zip(b_rest) {
+        lanes[0] += x * y;
+    }
+    fold(lanes, sum)
 }
 
 /// Replaces a row by its softmax and returns its largest value and the logarithm of the sum of `exp(x - largest)`.

@@ -49,6 +49,14 @@ impl Keep {
     fn scale(self, bits: u16) -> f32 {
         if u32::from(bits) < self.threshold { 0.0 } else { self.scale }
     }
+
+    /// The factors of the elements that drew `words`, in little-endian order, in which the low half of a word lies first.
+    #[inline(always)]
+    pub(crate) fn scales(self, words: &[u32], scales: &mut [f32]) {
+        for (scale, &half) in scales.iter_mut().zip(bytemuck::cast_slice::<u32, u16>(words)) {
+            *scale = self.scale(u16::from_le(half));
+        }
+    }
 }
 
 /// Blocks of eight elements that are drawn together, so that the generator vectorises.
@@ -65,10 +73,7 @@ pub(crate) fn scan(keep: Keep, rng: Rng, first: u64, len: usize, mut f: impl FnM
         for (i, words) in words.chunks_exact_mut(4).enumerate() {
             words.copy_from_slice(&rng.words(block + i as u64).map(u32::to_le));
         }
-        // In little-endian words the low half lies first.
-        for (scale, &half) in scales.iter_mut().zip(bytemuck::cast_slice::<u32, u16>(&words)) {
-            *scale = keep.scale(u16::from_le(half));
-        }
+        keep.scales(&words, &mut scales);
         let end = (start + 8 * GROUP).min(len);
         f(start..end, &scales[..end - start]);
     }
