@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_additions_begin_as_peft_makes_them() {
-        let plan = plan_of(2, &[("lora", &Lora::default())]).unwrap();
+        let plan = plan_of(2, &[("lora", &Lora { rank: 3, ..Lora::default() })]).unwrap();
         for param in plan.added() {
             // Kaiming's uniform bound, √(6 / ((1 + slope²) inputs)), with a slope of √5.
             let bound = (6.0 / (6.0 * WIDTH as f64)).sqrt();

@@ -179,6 +179,14 @@ mod tests {
     }
 
     #[test]
+    fn layers_share_the_table_of_a_projected_prefix() {
+        let plan = plan_of(3, &[("prefix", &Prefix { projection: true, ..Prefix::default() })]).unwrap();
+        assert_eq!(plan.added().count(), 3 + 3 * 4);
+        let table = plan.added().find(|p| p.path == TABLE).unwrap();
+        assert_eq!(table.shape, [10, WIDTH]);
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let refused = |prefix: Prefix| refusal(&[("prefix", &prefix)]);
         assert_eq!(refused(Prefix { length: 0, ..Prefix::default() }), "prefix: length is 0; expected 1 or more");
