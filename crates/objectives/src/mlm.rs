@@ -134,7 +134,7 @@ impl Score for Masker {
         let bias = output.bias.as_ref().map(|path| cx.param(path)).transpose()?;
         let found = cx.tape.vocabulary_loss(&features, &weight, bias.as_ref(), &batch.targets)?;
         let count = batch.targets.len() as u64;
-        Ok(Loss { sum: found.loss, count, logits: None, predictions: found.predictions, losses: Vec::new() })
+        Ok(Loss { sum: found.loss, count, logits: None, predictions: found.predictions, losses: found.losses })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use luthier_data::{
-    Cache, Cached, EncodeOptions, Example, Format, Labels, Tokenizer, blocks, read::{read_documents, read_examples}, split_dev,
+    Cache, Cached, overlap::Index, EncodeOptions, Example, Format, Labels, Tokenizer, blocks, read::{read_documents, read_examples}, split_dev,
 };
 use luthier_objectives::Examples;
 use luthier_record::{Event, Level, Split};
@@ -74,104 +74,130 @@ pub struct Preparation<'a> {
     pub seed: u64,
 }
 
+/// The texts of a split.
+#[derive(Debug, Clone)]
+pub struct Texts {
+    /// Their file.
+    pub source: PathBuf,
+    /// The texts, with labels where the objective has them.
+    pub examples: Vec<Example>,
+}
+
+/// The texts of a stage, before they become tokens.
+#[derive(Debug, Clone)]
+pub struct Sets {
+    /// The labels of the training file.
+    pub labels: Option<Labels>,
+    /// What is learned from.
+    pub train: Texts,
+    /// What decides.
+    pub dev: Option<Texts>,
+    /// What is measured once.
+    pub test: Option<Texts>,
+}
+
+impl Sets {
+    /// The splits there are, by name.
+    pub fn parts(&self) -> impl Iterator<Item = (&'static str, &Texts)> {
+        let rest = [("dev", self.dev.as_ref()), ("test", self.test.as_ref())];
+        [("train", Some(&self.train))].into_iter().chain(rest).filter_map(|(name, texts)| Some((name, texts?)))
+    }
+
+    /// What a person should know before the first step: labels with one example, texts of the training data that the
+    /// later splits have as well.
+    fn warnings(&self) -> Result<Vec<Event>> {
+        let mut notices = Vec::new();
+        if let Some(labels) = &self.labels {
+            let counts = labels.counts(&labels.encode(&self.train.examples, &self.train.source)?);
+            let single: Vec<&str> =
+                labels.names().iter().zip(counts).filter(|(_, count)| *count == 1).map(|(name, _)| name.as_str()).collect();
+            if !single.is_empty() {
+                let text = format!("Labels with a single training example: {}.", single.join(", "));
+                notices.push(warning(text, "labels", single.len() as u64));
+            }
+        }
+        let train = Index::new(&self.train.examples, &self.train.source);
+        for (name, texts) in self.parts().skip(1) {
+            let rows = train.leakage("train", &Index::new(&texts.examples, &texts.source), name).rows as u64;
+            if rows > 0 {
+                let text = format!(
+                    "{rows} of {} {name} texts are in the training data too: scores on them mean less. `luthier data` shows them.",
+                    texts.examples.len()
+                );
+                notices.push(warning(text, "texts", rows));
+            }
+        }
+        Ok(notices)
+    }
+}
+
+fn warning(text: String, what: &str, count: u64) -> Event {
+    Event::Notice { level: Level::Warning, text, counts: BTreeMap::from([(what.to_owned(), count)]) }
+}
+
 impl Preparation<'_> {
-    /// Labelled texts: the labels are those of the training file, or `known` ones.
-    pub fn labelled(&self) -> Result<StageData> {
-        let mut out = StageData::default();
-        let examples = self.examples(&self.data.train)?;
-        let labels = Labels::from_examples(&examples, &self.data.train)?;
-        match &self.data.dev {
+    /// Reads the files of a stage and sets the dev data aside.
+    pub fn read(&self, labelled: bool) -> Result<Sets> {
+        let all = self.texts_of(&self.data.train, labelled)?;
+        let labels = labelled.then(|| Labels::from_examples(&all.examples, &all.source)).transpose()?;
+        let (train, dev) = match &self.data.dev {
             Some(Dev::Fraction(fraction)) => {
-                let targets = labels.encode(&examples, &self.data.train)?;
-                let split = split_dev(examples.len(), Some(&targets), *fraction, self.seed)?;
-                let dev = pick(&examples, &split.dev);
-                out.dev = Some(self.labelled_part(&self.data.train, &dev, &labels, &mut out.notices)?);
-                out.train =
-                    self.labelled_part(&self.data.train, &pick(&examples, &split.train), &labels, &mut out.notices)?;
+                let targets = labels.as_ref().map(|labels| labels.encode(&all.examples, &all.source)).transpose()?;
+                let split = split_dev(all.examples.len(), targets.as_deref(), *fraction, self.seed)?;
+                let pick = |indices: &[u32]| Texts {
+                    source: all.source.clone(),
+                    examples: indices.iter().map(|&i| all.examples[i as usize].clone()).collect(),
+                };
+                (pick(&split.train), Some(pick(&split.dev)))
             }
-            dev => {
-                out.train = self.labelled_part(&self.data.train, &examples, &labels, &mut out.notices)?;
-                if let Some(Dev::File(path)) = dev {
-                    out.dev = Some(self.labelled_file(path, &labels, &mut out.notices)?);
-                }
-            }
-        }
-        if let Some(path) = &self.data.test {
-            out.test = Some(self.labelled_file(path, &labels, &mut out.notices)?);
-        }
-        out.labels = Some(labels);
-        Ok(out)
+            Some(Dev::File(path)) => (all, Some(self.texts_of(path, labelled)?)),
+            None => (all, None),
+        };
+        let test = self.data.test.as_deref().map(|path| self.texts_of(path, labelled)).transpose()?;
+        Ok(Sets { labels, train, dev, test })
     }
 
-    /// A file of labelled texts under labels that are known.
-    pub fn labelled_file(&self, path: &Path, labels: &Labels, notices: &mut Vec<Event>) -> Result<Part> {
-        self.labelled_part(path, &self.examples(path)?, labels, notices)
-    }
-
-    fn examples(&self, path: &Path) -> Result<Vec<Example>> {
-        Ok(read_examples(path, self.data.format, &self.data.columns(true))?)
-    }
-
-    fn labelled_part(
-        &self,
-        path: &Path,
-        examples: &[Example],
-        labels: &Labels,
-        notices: &mut Vec<Event>,
-    ) -> Result<Part> {
-        let targets = labels.encode(examples, path)?;
-        let mut part = self.texts(path, examples, notices)?;
-        let kept = std::mem::take(&mut part.examples.labels);
-        part.examples.labels = kept.iter().map(|&kept| targets[kept as usize]).collect();
-        Ok(part)
-    }
-
-    /// Texts for a language model.
-    pub fn unlabelled(&self) -> Result<StageData> {
-        let mut out = StageData::default();
-        let documents = self.documents(&self.data.train)?;
-        match &self.data.dev {
-            Some(Dev::Fraction(fraction)) => {
-                let split = split_dev(documents.len(), None, *fraction, self.seed)?;
-                let dev = pick(&documents, &split.dev);
-                out.dev = Some(self.unlabelled_part(&self.data.train, &dev, &mut out.notices)?);
-                out.train =
-                    self.unlabelled_part(&self.data.train, &pick(&documents, &split.train), &mut out.notices)?;
-            }
-            dev => {
-                out.train = self.unlabelled_part(&self.data.train, &documents, &mut out.notices)?;
-                if let Some(Dev::File(path)) = dev {
-                    out.dev = Some(self.unlabelled_file(path, &mut out.notices)?);
-                }
-            }
-        }
-        if let Some(path) = &self.data.test {
-            out.test = Some(self.unlabelled_file(path, &mut out.notices)?);
-        }
-        Ok(out)
-    }
-
-    /// A file of texts for a language model.
-    pub fn unlabelled_file(&self, path: &Path, notices: &mut Vec<Event>) -> Result<Part> {
-        self.unlabelled_part(path, &self.documents(path)?, notices)
-    }
-
-    fn documents(&self, path: &Path) -> Result<Vec<Example>> {
+    /// The texts of one file.
+    pub fn texts_of(&self, path: &Path, labelled: bool) -> Result<Texts> {
         let data = self.data;
-        Ok(read_documents(path, data.format, &data.text, data.unit)?)
+        let examples = if labelled {
+            read_examples(path, data.format, &data.columns(true))?
+        } else {
+            read_documents(path, data.format, &data.text, data.unit)?
+        };
+        Ok(Texts { source: path.to_owned(), examples })
     }
 
-    fn unlabelled_part(&self, path: &Path, documents: &[Example], notices: &mut Vec<Event>) -> Result<Part> {
+    /// Turns the texts of a stage into tokens.
+    pub fn tokenize(&self, sets: &Sets) -> Result<StageData> {
+        let mut notices = sets.warnings()?;
+        let mut part = |texts: &Texts| self.part(texts, sets.labels.as_ref(), &mut notices);
+        let train = part(&sets.train)?;
+        let dev = sets.dev.as_ref().map(&mut part).transpose()?;
+        let test = sets.test.as_ref().map(&mut part).transpose()?;
+        Ok(StageData { labels: sets.labels.clone(), train, dev, test, notices })
+    }
+
+    /// Turns the texts of a split into tokens.
+    pub fn part(&self, texts: &Texts, labels: Option<&Labels>, notices: &mut Vec<Event>) -> Result<Part> {
+        let (path, examples) = (texts.source.as_path(), texts.examples.as_slice());
+        if let Some(labels) = labels {
+            let targets = labels.encode(examples, path)?;
+            let mut part = self.texts(path, examples, notices)?;
+            for label in &mut part.examples.labels {
+                *label = targets[*label as usize];
+            }
+            return Ok(part);
+        }
         if !self.packs(path)? {
-            let mut part = self.texts(path, documents, notices)?;
+            let mut part = self.texts(path, examples, notices)?;
             part.examples.labels.clear();
             return Ok(part);
         }
-        let cached = self.cache.encode_documents(self.tokenizer, documents, path)?;
-        let cached = noted(cached, notices);
+        let cached = noted(self.cache.encode_documents(self.tokenizer, examples, path)?, notices);
         let tokenizer = self.tokenizer;
         let corpus = blocks(&cached.encoded.corpus, self.max_length, tokenizer.cls()?, tokenizer.sep()?)?;
-        Ok(Part { source: path.to_owned(), examples: Examples { corpus, labels: Vec::new() }, ..Part::default() })
+        Ok(Part { source: texts.source.clone(), examples: Examples { corpus, labels: Vec::new() }, ..Part::default() })
     }
 
     /// Whether texts are joined and cut into blocks.
@@ -214,10 +240,6 @@ impl Data {
             label: labelled.then(|| self.label.clone()),
         }
     }
-}
-
-fn pick(examples: &[Example], indices: &[u32]) -> Vec<Example> {
-    indices.iter().map(|&i| examples[i as usize].clone()).collect()
 }
 
 fn noted(cached: Cached, notices: &mut Vec<Event>) -> Cached {

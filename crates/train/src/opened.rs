@@ -140,10 +140,8 @@ impl Run {
             seed: self.recipe.seed,
         };
         let mut notices = Vec::new();
-        let part = match self.labels() {
-            Some(labels) => preparation.labelled_file(path, labels, &mut notices)?,
-            None => preparation.unlabelled_file(path, &mut notices)?,
-        };
+        let texts = preparation.texts_of(path, self.labels().is_some())?;
+        let part = preparation.part(&texts, self.labels(), &mut notices)?;
         Ok((evaluate(&self.evaluation(), &part)?, notices))
     }
 

@@ -284,7 +284,7 @@ impl Session<'_> {
             cache: self.cache,
             seed: recipe.seed,
         };
-        if labelled { preparation.labelled() } else { preparation.unlabelled() }
+        preparation.tokenize(&preparation.read(labelled)?)
     }
 
     /// Says what a person should know before the first step.

@@ -27,6 +27,8 @@ pub struct VocabularyLoss {
     pub loss: Var,
     /// The most likely entry of each row; the first of several that are equal.
     pub predictions: Vec<u32>,
+    /// The loss of each row.
+    pub losses: Vec<f32>,
 }
 
 /// Elements of a block's logits: 32 MiB.
@@ -171,7 +173,8 @@ impl Tape {
                 })
             }
         });
-        Ok(VocabularyLoss { loss, predictions })
+        let losses = outcomes.iter().map(|outcome| outcome.loss as f32).collect();
+        Ok(VocabularyLoss { loss, predictions, losses })
     }
 }
 
