@@ -1,6 +1,8 @@
 //! Runs: from a recipe to a trained model.
 
 pub mod error;
+pub mod explain;
+pub mod inspect;
 pub mod step;
 pub mod scratch;
 pub mod schedule;
