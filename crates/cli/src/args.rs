@@ -102,6 +102,10 @@ pub(crate) struct Train {
     #[command(flatten)]
     pub(crate) recipe: Recipe,
 
+    /// More recipes, run in turn; the results are set side by side at the end
+    #[arg(value_name = "RECIPE", conflicts_with = "out")]
+    pub(crate) more: Vec<PathBuf>,
+
     /// Go on exactly where the run stopped
     #[arg(long)]
     pub(crate) resume: bool,

@@ -1,6 +1,6 @@
 //! `luthier train`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -15,39 +15,57 @@ use crate::environment::{Environment, run_directory};
 use crate::failure::DONE;
 use crate::render::plain::Plain;
 use crate::render::progress::Progress;
-use crate::render::scores::summary;
+use crate::render::scores::{comparison, summary};
 use crate::screen::Screen;
 use crate::signals::Signals;
 
-/// Runs a recipe and shows how it goes.
+/// Runs recipes in turn and shows how it goes; several are set side by side at the end.
 pub(crate) fn train(arguments: &Train, environment: &Environment, screen: Screen, start: Instant) -> Result<u8> {
     let signals = Signals::listen()?;
-    let resolved = Source::read(&arguments.recipe.recipe, &arguments.recipe.sets())?;
-    let out = arguments.out.clone().unwrap_or_else(|| run_directory(&arguments.recipe.recipe));
-    let options = Options { out: out.clone(), resume: arguments.resume, cache: environment.cache.clone() };
-    let clock = || start.elapsed().as_secs_f64();
-    let interrupted = || signals.asked();
-    let watch = Watch { clock: &clock, interrupted: &interrupted };
-    let mut view = View::new(screen);
-    let mut predicts = false;
-    let outcome = run(&resolved, &options, &watch, &mut |line| {
-        if let Event::StageStarted { objective, .. } = &line.event {
-            predicts = objective == "classify";
-        }
-        view.show(line);
-    });
-    view.close();
-    match outcome? {
-        Outcome::Finished(result) if screen.json => screen.document(&result)?,
-        Outcome::Finished(result) => screen.print(&summary(&result, &next(&result, predicts), screen.paint))?,
-        Outcome::Interrupted { stage, step } => {
-            let again = format!("luthier train {} --resume{}", arguments.recipe.recipe.display(), flags(arguments));
-            screen.say(&format!("next: {}", screen.paint.bold(&again)));
-            if screen.json {
-                screen.document(&json!({"interrupted": {"stage": stage, "step": step}, "run": out}))?;
+    let recipes: Vec<&Path> =
+        std::iter::once(&arguments.recipe.recipe).chain(&arguments.more).map(PathBuf::as_path).collect();
+    // Every recipe is read before the first one runs: the last one's mistake should not wait for the others.
+    let resolved =
+        recipes.iter().map(|path| Source::read(path, &arguments.recipe.sets())).collect::<Result<Vec<_>, _>>()?;
+    let mut results = Vec::new();
+    for (resolved, path) in resolved.iter().zip(&recipes) {
+        let out = arguments.out.clone().unwrap_or_else(|| run_directory(path));
+        let options = Options { out: out.clone(), resume: arguments.resume, cache: environment.cache.clone() };
+        let clock = || start.elapsed().as_secs_f64();
+        let interrupted = || signals.asked();
+        let watch = Watch { clock: &clock, interrupted: &interrupted };
+        let mut view = View::new(screen);
+        let mut predicts = false;
+        let outcome = run(resolved, &options, &watch, &mut |line| {
+            if let Event::StageStarted { objective, .. } = &line.event {
+                predicts = objective == "classify";
             }
-            return Ok(signals.exit_code());
+            view.show(line);
+        });
+        view.close();
+        match outcome? {
+            Outcome::Finished(result) => {
+                if !screen.json {
+                    screen.print(&summary(&result, &next(&result, predicts), screen.paint))?;
+                }
+                results.push(result);
+            }
+            Outcome::Interrupted { stage, step } => {
+                let paths: Vec<String> = recipes.iter().map(|path| path.display().to_string()).collect();
+                let again = format!("luthier train {} --resume{}", paths.join(" "), flags(arguments));
+                screen.say(&format!("next: {}", screen.paint.bold(&again)));
+                if screen.json {
+                    screen.document(&json!({"interrupted": {"stage": stage, "step": step}, "run": out}))?;
+                }
+                return Ok(signals.exit_code());
+            }
         }
+    }
+    match results.as_slice() {
+        [only] if screen.json => screen.document(only)?,
+        [_] => {}
+        all if screen.json => screen.document(&json!({"runs": all}))?,
+        all => screen.print(&comparison(all, screen.paint))?,
     }
     Ok(DONE)
 }

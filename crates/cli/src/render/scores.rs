@@ -36,6 +36,21 @@ pub(crate) fn summary(summary: &Summary, next: &str, paint: Paint) -> String {
     format!("\n{table}\n\n{took}\nrun directory: {run}\nnext: {}\n", paint.bold(next))
 }
 
+/// Several runs side by side, by what their last stages score on the last split that they have.
+pub(crate) fn comparison(runs: &[Summary], paint: Paint) -> String {
+    let mut rows = Rows::new(["run", "split", "metric", "value>", "95 % interval"]);
+    for run in runs {
+        let Some(stage) = run.stages.last() else { continue };
+        let Some(split) = ordered(stage.scores.keys()).into_iter().last() else { continue };
+        let mut name = run.run.as_str();
+        for (metric, score) in &stage.scores[split].0 {
+            rows.push([name, split, metric, &value(score.value), &interval(score)]);
+            name = "";
+        }
+    }
+    format!("\n{}\n", rows.render(paint))
+}
+
 /// The scores on one split.
 pub(crate) fn measured(scores: &Scores, paint: Paint) -> String {
     let mut rows = Rows::new(["metric", "value>", "95 % interval"]);
