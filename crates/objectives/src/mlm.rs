@@ -312,6 +312,7 @@ mod tests {
         let mut cx = network.context();
         let loss = masker.loss(&network, &batch, &mut cx).expect("shapes fit");
         let expected = [2f32.ln(), 4f32.ln()];
+        assert_eq!(loss.losses.len(), 2);
         assert!(loss.losses.iter().zip(expected).all(|(found, right)| (found - right).abs() < 1e-6));
         let mut grads = Grads::default();
         cx.tape.backward(&loss.sum, &mut grads).expect("a scalar");
