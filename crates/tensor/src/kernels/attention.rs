@@ -78,28 +78,40 @@ impl Mask<'_> {
     fn room(keys: usize) -> usize {
         keys.next_multiple_of(8).max(8 * DRAWS) + LINE
     }
+}
 
-    /// Draws the factors of the first `keys` keys for the rows `from` of the stream; the next row begins at the next
-    /// multiple of eight.
+/// Draws the factors of the first `keys` keys for the rows `rows` of the stream; the next row's begin at the next
+/// multiple of eight. It is a function of its own for every processor: inside a pass the compiler does it badly.
+struct Draw<'a> {
+    mask: Mask<'a>,
+    rows: Range<usize>,
+    keys: usize,
+    factors: &'a mut [f32],
+}
+
+impl WithSimd for Draw<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn draw(&self, from: Range<usize>, keys: usize, factors: &mut [f32]) {
+    fn with_simd<S: Simd>(self, _: S) {
+        let Draw { mask, rows, keys, factors } = self;
         let blocks = Mask::blocks(keys);
+        let total = rows.len() * blocks;
         let mut words = [0u32; 4 * DRAWS];
-        let total = from.len() * blocks;
-        let (mut row, mut block) = (from.start, 0);
+        let (mut row, mut block) = (rows.start, 0);
         for (group, factors) in factors[..8 * total].chunks_mut(8 * DRAWS).enumerate() {
             let mut counters = [0u64; DRAWS];
             for counter in counters.iter_mut().take(total - group * DRAWS) {
-                *counter = self.keys[row] << 16 | block as u64;
+                *counter = mask.keys[row] << 16 | block as u64;
                 block += 1;
                 if block == blocks {
                     (row, block) = (row + 1, 0);
                 }
             }
             for (words, counter) in words.chunks_exact_mut(4).zip(counters) {
-                words.copy_from_slice(&self.rng.words(counter).map(u32::to_le));
+                words.copy_from_slice(&mask.rng.words(counter).map(u32::to_le));
             }
-            self.keep.scales(&words, factors);
+            mask.keep.scales(&words, factors);
         }
     }
 }
@@ -227,7 +239,8 @@ impl WithSimd for Forward<'_, '_> {
                 if let Some(mask) = head.mask {
                     let start = head.start + block + r;
                     if r % together == 0 {
-                        mask.draw(start..start + together.min(rows - r), seen, factors);
+                        let rows = start..start + together.min(rows - r);
+                        simd.vectorize(Draw { mask, rows, keys: seen, factors });
                     }
                     let factors = &factors[r % together * seen.next_multiple_of(8)..];
                     row[..seen].iter_mut().zip(factors).for_each(|(p, factor)| *p *= factor);
@@ -324,7 +337,8 @@ impl WithSimd for Backward<'_, '_> {
                 let limit = head.seen(block + r);
                 let factors = head.mask.map(|mask| {
                     if r % together == 0 {
-                        mask.draw(i..i + together.min(rows - r), seen, factors);
+                        let rows = i..i + together.min(rows - r);
+                        simd.vectorize(Draw { mask, rows, keys: seen, factors });
                     }
                     &factors[r % together * seen.next_multiple_of(8)..][..padded(limit)]
                 });
