@@ -60,6 +60,7 @@ pub struct Plan {
     method: String,
     added: BTreeMap<String, ParamSpec>,
     moves: BTreeMap<String, u64>,
+    frozen: BTreeSet<String>,
     edits: Vec<(String, Vec<String>, Arc<dyn Edit>)>,
     weights: BTreeMap<String, Named<dyn WeightMap>>,
     outputs: BTreeMap<String, Vec<Named<dyn OutputMap>>>,
@@ -90,6 +91,7 @@ impl Plan {
             method: String::new(),
             added: BTreeMap::new(),
             moves,
+            frozen: BTreeSet::new(),
             edits: Vec::new(),
             weights: BTreeMap::new(),
             outputs: BTreeMap::new(),
@@ -146,7 +148,7 @@ impl Plan {
 
     /// `train`, from step `start` on (gradual unfreezing).
     pub fn train_from(&mut self, select: &Select, start: u64) -> Result<()> {
-        for param in self.pick(select)? {
+        for param in self.pick(select)?.into_iter().filter(|param| !self.frozen.contains(&param.path)) {
             let at = self.moves.entry(param.path).or_insert(start);
             *at = start.min(*at);
         }
@@ -244,11 +246,10 @@ impl Plan {
         Ok(())
     }
 
-    /// `lr`: no weight decay on these parameters.
-    pub fn no_decay(&mut self, select: &Select) -> Result<()> {
-        let picked = self.pick(select)?;
-        self.no_decay.extend(picked.into_iter().map(|p| p.path));
-        Ok(())
+    /// `lr`: no weight decay on the parameters for which `exempt` holds.
+    pub fn no_decay(&mut self, exempt: impl Fn(&ParamSpec) -> bool) {
+        let paths: Vec<String> = self.params().filter(|p| exempt(p)).map(|p| p.path.clone()).collect();
+        self.no_decay.extend(paths);
     }
 
     /// `wrap`: an objective made from the objective; later ones go around earlier ones.
@@ -341,6 +342,7 @@ impl Plan {
     pub fn freeze_added(&mut self) {
         for path in self.added.keys() {
             self.moves.remove(path);
+            self.frozen.insert(path.clone());
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use luthier_nn::{Part, Plan, Role, Select, Spec};
+use luthier_nn::{Plan, Spec};
 
 use crate::error::{Result, TrainError};
 use crate::recipe::Stage;
@@ -34,21 +34,10 @@ pub fn plan_after(stage: &Stage, inherited: &[Method], spec: Arc<Spec>, new: &[S
         for stabiliser in &stage.stabilise {
             plan.apply(stabiliser.kind(), stabiliser.get())?;
         }
-        exempt_from_decay(&mut plan)?;
+        // Biases and norms do not decay, as in transformers' Trainer: they are all that has a single extent.
+        plan.no_decay(|param| param.shape.len() < 2);
         plan.check()?;
         Ok(plan)
     };
     write().map_err(|error: TrainError| error.in_stage(&stage.name))
-}
-
-/// Biases and norms do not decay, as in transformers' Trainer.
-fn exempt_from_decay(plan: &mut Plan) -> Result<()> {
-    let norms = Select::all().roles(&[Role::EmbedNorm, Role::AttentionNorm, Role::FeedForwardNorm]);
-    for select in [Select { part: Some(Part::Bias), ..Select::default() }, norms] {
-        // A network may lack both; there is nothing to exempt then.
-        if plan.params().any(|param| select.matches(param)) {
-            plan.no_decay(&select)?;
-        }
-    }
-    Ok(())
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use luthier::models::{Checkpoint, FAMILIES};
 use luthier::nn::{
-    Batch, Cx, Device, Grads, Head, Loss, Mode, Network, Params, Part, Plan, Precision, Result, Rng, Role, Score, Select,
+    Batch, Cx, Device, Grads, Head, Loss, Mode, Network, Params, Plan, Precision, Result, Rng, Score,
     Tensor, Wrap,
 };
 use luthier::tensor::{AdamW, AdamWState};
@@ -194,8 +194,7 @@ pub(crate) fn build(config: &serde_json::Value, head: Head) -> Arc<dyn Network> 
 
 /// No decay on biases and norms, as the fixtures have it.
 pub(crate) fn exempt_biases_and_norms(plan: &mut Plan) {
-    plan.no_decay(&Select { part: Some(Part::Bias), ..Select::default() }).unwrap();
-    plan.no_decay(&Select::all().roles(&[Role::EmbedNorm, Role::AttentionNorm, Role::FeedForwardNorm])).unwrap();
+    plan.no_decay(|param| param.shape.len() < 2);
 }
 
 /// The Euclidean distance from `found` to `expected`, relative to `expected`'s norm.
