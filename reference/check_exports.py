@@ -132,6 +132,9 @@ def main():
         parser.error("--peft and --adapterhub need --base")
     with open(arguments.rows, encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines if line.strip()]
+    for row in rows:
+        if isinstance(row.get("logits"), dict):  # by label, in the order of the label ids
+            row["logits"] = list(row["logits"].values())
     if not rows:
         parser.error(f"{arguments.rows} holds no rows")
 
