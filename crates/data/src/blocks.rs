@@ -30,10 +30,10 @@ pub fn blocks(documents: &Corpus, max_length: usize, cls: u32, sep: u32) -> Resu
         }
         // At the start of a sequence the separator would only follow [CLS]: nothing is there to separate.
         if block.open {
-            block.add(&mut packed, (sep, SPECIAL, document), max_length, cls, sep);
+            block.add(&mut packed, (sep, SPECIAL), max_length, cls, sep);
         }
         for (&id, &word) in ids.iter().zip(words) {
-            block.add(&mut packed, (id, word, document), max_length, cls, sep);
+            block.add(&mut packed, (id, word), max_length, cls, sep);
         }
     }
     if block.open {
@@ -46,14 +46,14 @@ pub fn blocks(documents: &Corpus, max_length: usize, cls: u32, sep: u32) -> Resu
 struct Block {
     /// The number of its next word.
     word: u32,
-    /// The document and word of its last token.
-    last: Option<(usize, u32)>,
+    /// The word of its last token; the separator between two texts has none, so their words never run together.
+    last: Option<u32>,
     open: bool,
 }
 
 impl Block {
-    fn add(&mut self, packed: &mut Corpus, token: (u32, u32, usize), max_length: usize, cls: u32, sep: u32) {
-        let (id, word, document) = token;
+    fn add(&mut self, packed: &mut Corpus, token: (u32, u32), max_length: usize, cls: u32, sep: u32) {
+        let (id, word) = token;
         if !self.open {
             packed.push(cls, 0, SPECIAL);
             *self = Block { word: 0, last: None, open: true };
@@ -61,12 +61,12 @@ impl Block {
         if word == SPECIAL {
             packed.push(id, 0, SPECIAL);
         } else {
-            if self.last != Some((document, word)) {
+            if self.last != Some(word) {
                 self.word += 1;
             }
             packed.push(id, 0, self.word - 1);
         }
-        self.last = (word != SPECIAL).then_some((document, word));
+        self.last = (word != SPECIAL).then_some(word);
         let start = packed.offsets.last().copied().unwrap_or(0) as usize;
         if packed.ids.len() - start == max_length - 1 {
             self.close(packed, sep);

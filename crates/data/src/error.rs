@@ -68,7 +68,7 @@ pub enum DataError {
         /// " (did you mean `text`?)", or nothing.
         nearest: String,
         /// What to do about it.
-        help: String,
+        help: &'static str,
     },
     /// Labels that the training data does not have.
     #[error("{}", unknown_labels(path, places, *more, known))]

@@ -438,6 +438,22 @@ mod tests {
     }
 
     #[test]
+    fn a_saved_tokenizer_is_the_same() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = tempfile::tempdir()?;
+        let tokenizer = Tokenizer::load(&fixture("bert-tiny"))?;
+        tokenizer.save(dir.path())?;
+        assert_eq!(Tokenizer::load(dir.path())?.fingerprint(), tokenizer.fingerprint());
+        assert!(tokenizer.save(&dir.path().join("missing")).is_err());
+        std::fs::write(dir.path().join("tokenizer_config.json"), "{\"do_lower_case\": false}")?;
+        let cased = Tokenizer::load(dir.path())?;
+        assert_ne!(cased.fingerprint(), tokenizer.fingerprint());
+        let upper = [example("THE", None)];
+        assert_eq!(tokenizer.readable(&tokenizer.encode_documents(&upper, dir.path())?.ids), "the");
+        assert_eq!(cased.readable(&cased.encode_documents(&upper, dir.path())?.ids), "[UNK]");
+        Ok(())
+    }
+
+    #[test]
     fn broken_folders_are_answered_with_a_sentence() -> Result<(), Box<dyn std::error::Error>> {
         let dir = tempfile::tempdir()?;
         let error = |files: &[(&str, &str)]| {

@@ -24,7 +24,7 @@ pub(super) fn open(_: &mut Lines, _: TextUnit) -> Result<Box<dyn Parse>> {
 impl Parse for Jsonl {
     fn row(&mut self, lines: &mut Lines) -> Result<Option<Row>> {
         let parsed = loop {
-            match lines.next()? {
+            match lines.next_line()? {
                 None => return Ok(None),
                 Some(line) if line.trim().is_empty() => {}
                 Some(line) => break serde_json::from_str::<Object>(line).map_err(|error| (reason(&error), kind(line))),

@@ -50,7 +50,7 @@ impl Lines {
     }
 
     /// The next line without its end (LF or CRLF).
-    pub fn next(&mut self) -> Result<Option<&str>> {
+    pub fn next_line(&mut self) -> Result<Option<&str>> {
         Ok(self.next_with_end()?.map(|line| line.strip_suffix('\n').unwrap_or(line)).map(strip_carriage_return))
     }
 
@@ -145,7 +145,7 @@ mod tests {
     fn error(bytes: &'static [u8]) -> String {
         let mut lines = lines(bytes);
         loop {
-            match lines.next() {
+            match lines.next_line() {
                 Ok(Some(_)) => {}
                 Ok(None) => return "no error".to_string(),
                 Err(error) => return error.to_string(),
@@ -156,10 +156,10 @@ mod tests {
     #[test]
     fn ends_and_marks_are_taken_off() -> Result<()> {
         let mut lines = lines(b"\xEF\xBB\xBFone\r\n\ntwo\rthree");
-        assert_eq!(lines.next()?, Some("one"));
-        assert_eq!(lines.next()?, Some(""));
-        assert_eq!(lines.next()?, Some("two\rthree"));
-        assert_eq!(lines.next()?, None);
+        assert_eq!(lines.next_line()?, Some("one"));
+        assert_eq!(lines.next_line()?, Some(""));
+        assert_eq!(lines.next_line()?, Some("two\rthree"));
+        assert_eq!(lines.next_line()?, None);
         assert_eq!(lines.line(), 3);
         Ok(())
     }
@@ -176,8 +176,8 @@ mod tests {
     #[test]
     fn a_line_over_the_limit_is_an_error() {
         let mut lines = lines(b"12345\n1234567\n").with_limit(7);
-        assert!(matches!(lines.next(), Ok(Some("12345"))));
-        let message = lines.next().map(|_| ()).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(matches!(lines.next_line(), Ok(Some("12345"))));
+        let message = lines.next_line().map(|_| ()).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(message.contains("data.txt:2: found a row of more than 7 bytes"), "{message}");
     }
 }

@@ -270,7 +270,7 @@ pub(crate) fn unknown_column<'a>(
         column: column.to_string(),
         nearest: did_you_mean(column, available.clone()),
         available: listed(available, 20),
-        help: help.to_string(),
+        help,
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn open(_: &mut Lines, unit: TextUnit) -> Result<Box<dyn Parse>> {
 impl Parse for Text {
     fn row(&mut self, lines: &mut Lines) -> Result<Option<Row>> {
         let (text, line) = match self.unit {
-            TextUnit::Line => match lines.next()? {
+            TextUnit::Line => match lines.next_line()? {
                 None => return Ok(None),
                 Some(text) => (text.to_string(), lines.line()),
             },
@@ -57,7 +57,7 @@ fn paragraph(lines: &mut Lines) -> Result<Option<(String, u64)>> {
     let mut block = String::new();
     let mut first = 0;
     let limit = lines.limit();
-    while let Some(line) = lines.next()? {
+    while let Some(line) = lines.next_line()? {
         match (line.trim().is_empty(), block.is_empty()) {
             (true, true) => {}
             (true, false) => break,

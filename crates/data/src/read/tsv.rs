@@ -31,7 +31,7 @@ impl Parse for Tsv {
 
 /// The fields of the next line that is not empty.
 fn next_record(lines: &mut Lines) -> Result<Option<Vec<String>>> {
-    while let Some(line) = lines.next()? {
+    while let Some(line) = lines.next_line()? {
         if !line.is_empty() {
             return Ok(Some(line.split('\t').map(str::to_string).collect()));
         }
