@@ -33,11 +33,11 @@ impl Corpus {
     pub fn new(ids: Vec<u32>, types: Vec<u8>, words: Vec<u32>, offsets: Vec<u64>) -> Result<Corpus> {
         let n = ids.len();
         if types.len() != n || words.len() != n {
-            return Err(DataError::Batch(format!("{n} ids, {} types, {} words", types.len(), words.len())));
+            return Err(DataError::Corpus(format!("{n} ids, {} types, {} words", types.len(), words.len())));
         }
         let grows = offsets.first() == Some(&0) && offsets.is_sorted() && offsets.last() == Some(&(n as u64));
         if !grows {
-            return Err(DataError::Batch(format!("offsets do not lead from 0 to {n}")));
+            return Err(DataError::Corpus(format!("offsets do not lead from 0 to {n}")));
         }
         Ok(Corpus { ids, types, words, offsets })
     }

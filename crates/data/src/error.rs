@@ -158,9 +158,9 @@ pub enum DataError {
         /// What to do about it.
         help: &'static str,
     },
-    /// A batch that does not keep the promises of its type.
-    #[error("batch: {0}; this is a fault of the program that built it")]
-    Batch(String),
+    /// A corpus that does not keep the promises of its type.
+    #[error("corpus: {0}; this is a fault of the program that built it")]
+    Corpus(String),
 }
 
 /// The crate's result.

@@ -1,8 +1,8 @@
 //! From files to integers: what a network is trained on, before any tensor exists.
 //!
 //! [`read`] turns CSV, TSV, JSON lines and plain text into rows, [`labels`] names into ids, [`tokenize`] texts into a
-//! [`Corpus`], [`split`] cuts a dev set off, [`order`] says which examples an optimiser step sees, [`pack`] lays them
-//! end to end without padding, and [`inspect`] tells a person what of all this the model gets to see.
+//! [`Corpus`], [`split`] cuts a dev set off, [`order`] says which examples an optimiser step sees,
+//! and [`inspect`] tells a person what of all this the model gets to see.
 //!
 //! Nothing here knows tensors, and nothing is cut, dropped or guessed without a count that says so.
 
@@ -15,7 +15,6 @@ pub mod labels;
 pub mod nearest;
 pub mod order;
 pub mod overlap;
-pub mod pack;
 pub mod read;
 pub mod split;
 pub mod tokenize;
@@ -27,7 +26,6 @@ pub use corpus::{Corpus, SPECIAL};
 pub use error::DataError;
 pub use labels::Labels;
 pub use order::Order;
-pub use pack::Batch;
 pub use read::{Columns, Example, Format, Row, Rows, TextUnit};
 pub use split::{Split, split_dev};
 pub use tokenize::{EncodeOptions, Encoded, Overlong, SpecialTokens, Tokenizer};

@@ -40,9 +40,18 @@ impl Draw {
 
 /// Lays the chosen texts end to end.
 pub(crate) fn pack(corpus: &Corpus, chosen: &[u32], slots: &[u32]) -> Result<Batch> {
-    let packed = luthier_data::Batch::pack(corpus, chosen)?;
-    let segments = packed.types().iter().map(|&kind| u32::from(kind)).collect();
-    Ok(Batch::new(packed.ids().to_vec(), segments, packed.offsets().to_vec(), slots)?)
+    let (mut ids, mut segments, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+    for &text in chosen {
+        if text as usize >= corpus.len() {
+            let what = format!("text {text} of a corpus of {}", corpus.len());
+            return Err(luthier_nn::NnError::Batch(what).into());
+        }
+        let range = corpus.range(text as usize);
+        ids.extend_from_slice(&corpus.ids[range.clone()]);
+        segments.extend(corpus.types[range].iter().map(|&kind| u32::from(kind)));
+        offsets.push(ids.len() as u32);
+    }
+    Ok(Batch::new(ids, segments, offsets, slots)?)
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ impl TrainError {
             TrainError::Data(DataError::Io { source, .. }) | TrainError::Model(ModelError::File { source, .. }) => {
                 source.kind() == std::io::ErrorKind::NotFound
             }
-            TrainError::Data(DataError::Batch(_)) => false,
+            TrainError::Data(DataError::Corpus(_)) => false,
             TrainError::Data(_) | TrainError::Model(_) => true,
             TrainError::Network(error) => matches!(
                 error,
