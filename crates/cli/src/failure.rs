@@ -29,8 +29,15 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> Option<u8> {
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return (error.kind() != io::ErrorKind::BrokenPipe).then_some(FAILED);
     }
-    let wrong = error.is::<Wrong>() || error.downcast_ref::<TrainError>().is_some_and(TrainError::is_user_input);
+    let wrong = error.is::<Wrong>() || error.downcast_ref::<TrainError>().is_some_and(is_wrong_input);
     Some(if wrong { WRONG_INPUT } else { FAILED })
+}
+
+/// A recipe that is not there is a wrong path on the command line.
+fn is_wrong_input(error: &TrainError) -> bool {
+    let missing = |source: &io::Error| source.kind() == io::ErrorKind::NotFound;
+    let no_recipe = matches!(error, TrainError::File { action: "read the recipe", source, .. } if missing(source));
+    error.is_user_input() || no_recipe
 }
 
 #[cfg(test)]
@@ -43,7 +50,7 @@ mod tests {
         assert_eq!(io(io::ErrorKind::BrokenPipe), None);
         assert_eq!(io(io::ErrorKind::StorageFull), Some(FAILED));
         assert_eq!(exit_code(&Wrong("no".into()).into()), Some(WRONG_INPUT));
-        let data = luthier_data::DataError::Batch("no".into());
+        let data = luthier_data::DataError::Corpus("no".into());
         assert_eq!(exit_code(&TrainError::from(data).into()), Some(FAILED));
         let missing = luthier_data::Rows::open("nowhere.csv".as_ref(), None, Default::default()).err();
         assert_eq!(missing.map(|error| exit_code(&TrainError::from(error).into())), Some(Some(WRONG_INPUT)));

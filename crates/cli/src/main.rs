@@ -6,6 +6,7 @@ mod commands;
 mod environment;
 mod failure;
 mod fault;
+mod kinds;
 mod render;
 mod screen;
 mod signals;
@@ -51,7 +52,10 @@ fn run(args: &Args, environment: &Environment, screen: Screen, start: Instant) -
         Command::Evaluate(arguments) => commands::evaluate::evaluate(arguments, environment, screen)?,
         Command::Predict(arguments) => commands::predict::predict(arguments, screen)?,
         Command::Schema => commands::schema::schema(screen)?,
-        Command::Plan(_) | Command::Data(_) | Command::Export(_) | Command::Methods(_) => {}
+        Command::Plan(arguments) => commands::plan::plan(arguments, screen)?,
+        Command::Data(arguments) => commands::data::data(arguments, environment, screen)?,
+        Command::Methods(arguments) => commands::methods::methods(arguments, screen)?,
+        Command::Export(_) => {}
     }
     Ok(DONE)
 }

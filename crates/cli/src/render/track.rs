@@ -10,10 +10,6 @@ const RECENT: usize = 50;
 /// A stage in progress, by its events.
 #[derive(Debug, Default)]
 pub(crate) struct Track {
-    /// The stage's name.
-    pub(crate) stage: String,
-    /// Its objective.
-    pub(crate) objective: String,
     /// The steps it will take, if nothing stops it.
     pub(crate) steps: u64,
     /// The steps done.
@@ -34,10 +30,8 @@ impl Track {
     pub(crate) fn observe(&mut self, line: &Line) {
         self.now = line.time;
         match &line.event {
-            Event::StageStarted { name, objective, steps, .. } => {
-                let began = (line.time, 0);
-                let (stage, objective) = (name.clone(), objective.clone());
-                *self = Track { stage, objective, steps: *steps, began, now: line.time, ..Track::default() };
+            Event::StageStarted { steps, .. } => {
+                *self = Track { steps: *steps, began: (line.time, 0), now: line.time, ..Track::default() };
             }
             Event::Resumed { step, .. } => {
                 self.step = *step;
