@@ -236,6 +236,14 @@ fn modules(run: &Run) -> Result<Vec<Module>> {
     Ok(modules)
 }
 
+/// The kinds of the methods that added parameters, each once.
+fn kinds(modules: &[Module]) -> Vec<&'static str> {
+    let mut kinds: Vec<&str> = modules.iter().map(|module| module.method.kind()).collect();
+    kinds.sort();
+    kinds.dedup();
+    kinds
+}
+
 /// The base model that an adapter goes on.
 struct Base {
     /// Where it is now.

@@ -11,7 +11,7 @@ use luthier_tuning::Method;
 use luthier_tuning::methods::adapter::{Adapter, Architecture};
 use serde_json::{Value, json};
 
-use super::{Base, Job, LoadedBack, Module, card, json as sorted_json, torch_file};
+use super::{Base, Job, LoadedBack, Module, card, json as sorted_json, kinds, torch_file};
 use crate::checkpoint::{make_dir, write_file};
 use crate::error::Result;
 use crate::opened::Run;
@@ -28,7 +28,7 @@ pub(super) fn write(job: &mut Job, modules: &[Module]) -> Result<LoadedBack> {
     };
     let adapters: Option<Vec<Adapter>> = modules.iter().map(|module| settings(&module.method)).collect();
     let Some(adapters) = adapters.filter(|adapters| !adapters.is_empty()) else {
-        let kinds: Vec<&str> = modules.iter().map(|module| module.method.kind()).collect();
+        let kinds = kinds(modules);
         let (found, help) = match kinds.as_slice() {
             [] => ("the run added no adapters to the network".to_owned(), "Export to hf"),
             kinds => (

@@ -6,7 +6,7 @@ use luthier_models::{Checkpoint, save_tensors};
 use luthier_nn::{Batch, Cx, Device, Head, Mode, Network, Params, Plan, Precision, Role, Tensor};
 use serde_json::{Map, Value, json};
 
-use super::{Job, LoadedBack, Module, card, same, unlike};
+use super::{Job, LoadedBack, Module, card, kinds, same, unlike};
 use crate::checkpoint::{to_json, write_file};
 use crate::error::{Result, TrainError};
 use crate::opened::Run;
@@ -34,7 +34,7 @@ pub(super) fn write(job: &mut Job, modules: &[Module]) -> Result<LoadedBack> {
     let mut params = run.params().clone();
     let (folded, whole) = run.assembled.plan.merge(&mut params)?;
     if !whole {
-        let kinds: Vec<&str> = modules.iter().map(|module| module.method.kind()).collect();
+        let kinds = kinds(modules);
         let help = match kinds.iter().find(|kind| **kind != "lora") {
             Some(&"adapter") => "Export to adapterhub, which carries adapters",
             Some(&"prefix") => "Export to peft, which carries prefixes",
@@ -43,8 +43,9 @@ pub(super) fn write(job: &mut Job, modules: &[Module]) -> Result<LoadedBack> {
         let found = format!("the modules of {} cannot be folded into weights", kinds.join(" and "));
         return job.refuse(&found, "a result that is a plain model, for hf", help);
     }
-    if run.labels().is_none() && run.base.shape("bert.pooler.dense.weight").is_some() {
-        job.notes.push("The base model's pooler is no part of a masked language model and is left out.".to_owned());
+    if !run.assembled.unused.is_empty() {
+        let class = (run.base.family().architecture)(run.assembled.objective.head());
+        job.notes.push(format!("No part of a {class} and left out: {}.", run.assembled.unused.join(", ")));
     }
     if !folded.is_empty() {
         job.notes.push(format!("Low-rank additions were folded into {} weights.", folded.len()));

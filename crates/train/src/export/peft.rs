@@ -11,7 +11,7 @@ use luthier_tuning::methods::lora::Lora;
 use serde_json::{Map, Value, json};
 
 use super::hf::config;
-use super::{Base, Job, LoadedBack, Module, card, json as sorted_json, left_over, same};
+use super::{Base, Job, LoadedBack, Module, card, json as sorted_json, kinds, left_over, same};
 use crate::checkpoint::{to_json, write_file};
 use crate::error::Result;
 use crate::opened::Run;
@@ -22,7 +22,7 @@ const VERSION: &str = "0.18.0";
 
 /// Writes the directory.
 pub(super) fn write(job: &mut Job, modules: &[Module]) -> Result<LoadedBack> {
-    let kinds: Vec<&'static str> = modules.iter().map(|module| module.method.kind()).collect();
+    let kinds = kinds(modules);
     let fits = "a result whose only modules are LoRA's, or one prefix, for peft";
     if kinds.is_empty() {
         return job.refuse("the run added no modules to the network", fits, "Export to hf");
@@ -299,7 +299,7 @@ mod tests {
     }
 
     fn names(layers: usize, on: &[&str], of: &[usize]) -> Vec<String> {
-        let site = |i: &usize| on.iter().map(move |name| format!("bert.encoder.layer.{i}.{name}"));
+        let site = |&i: &usize| on.iter().map(move |name| format!("bert.encoder.layer.{i}.{name}"));
         let sites: Vec<String> = of.iter().flat_map(site).collect();
         let sites: Vec<&str> = sites.iter().map(String::as_str).collect();
         let params = params(layers);
