@@ -134,7 +134,8 @@ fn load_back(run: &Run, dir: &Path, params: &Params, folded: bool) -> Result<Loa
     let largest = ours.iter().fold(1.0, |most: f64, x| most.max(f64::from(x.abs())));
     let differences = ours.iter().zip(&theirs).map(|(a, b)| f64::from((a - b).abs()));
     let difference = differences.fold(0.0, |most: f64, d| if d > most || d.is_nan() { d } else { most });
-    if !(difference <= TOLERANCE * largest) || ours.len() != theirs.len() {
+    let close = difference.is_finite() && difference <= TOLERANCE * largest;
+    if !close || ours.len() != theirs.len() {
         return Err(unlike(&file, format!("an output is off by {difference:.1e} after the additions were folded in")));
     }
     Ok(LoadedBack { parameters, largest_difference: Some(difference) })
