@@ -31,7 +31,9 @@ pub(crate) fn train(arguments: &Train, environment: &Environment, screen: Screen
     for (resolved, path) in resolved.iter().zip(&recipes) {
         let out = arguments.out.clone().unwrap_or_else(|| run_directory(path));
         let options = Options { out: out.clone(), resume: arguments.resume, cache: environment.cache.clone() };
-        let clock = || start.elapsed().as_secs_f64();
+        // The first run is timed from the start of the process, later ones from their own.
+        let began = if results.is_empty() { start } else { Instant::now() };
+        let clock = || began.elapsed().as_secs_f64();
         let interrupted = || signals.asked();
         let watch = Watch { clock: &clock, interrupted: &interrupted };
         let mut view = View::new(screen);
