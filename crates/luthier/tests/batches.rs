@@ -34,7 +34,10 @@ fn sums(bench: &Bench, batches: &[Batch]) -> (f64, Grads) {
 /// Sums in another order differ by rounding, and by no more.
 fn same(what: &str, bench: &Bench, found: &[Batch], expected: &[Batch]) {
     let ((loss, grads), (expected_loss, expected)) = (sums(bench, found), sums(bench, expected));
-    assert!((loss - expected_loss).abs() <= 1e-5 * expected_loss.abs(), "{what}: the loss is {loss}, not {expected_loss}");
+    assert!(
+        (loss - expected_loss).abs() <= 1e-5 * expected_loss.abs(),
+        "{what}: the loss is {loss}, not {expected_loss}"
+    );
     assert_eq!(grads.len(), expected.len());
     // Some gradients are zero but for rounding: all of a key bias, and those of queries and keys where a sequence has one token.
     let rounding = 1e-2 * expected.norm().unwrap();
@@ -134,9 +137,12 @@ fn the_number_of_threads_changes_no_bit() {
             let mut bench = bench(network, language_model);
             let mut losses = Vec::new();
             for _ in 0..3 {
-                losses.push(bench.train(std::slice::from_ref(&batch), Rate { learning_rate: 1e-3, weight_decay: 0.01 }).0);
+                losses.push(
+                    bench.train(std::slice::from_ref(&batch), Rate { learning_rate: 1e-3, weight_decay: 0.01 }).0,
+                );
             }
-            let values: Vec<(String, Vec<u32>)> = bench.params.iter().map(|(path, t)| (path.to_owned(), bits(t))).collect();
+            let values: Vec<(String, Vec<u32>)> =
+                bench.params.iter().map(|(path, t)| (path.to_owned(), bits(t))).collect();
             (losses, values)
         })
     };

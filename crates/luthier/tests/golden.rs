@@ -33,7 +33,8 @@ fn ten_steps(bench: &mut Bench, golden: &Golden, rate: Rate, name: &dyn Fn(&str)
     let (loss, grads) = bench.mean(std::slice::from_ref(&batch));
     close("the loss", &[loss as f32], golden.floats("loss"));
 
-    let moved: Vec<String> = bench.plan.params().map(|p| p.path.clone()).filter(|path| bench.plan.moves(path)).collect();
+    let moved: Vec<String> =
+        bench.plan.params().map(|p| p.path.clone()).filter(|path| bench.plan.moves(path)).collect();
     let mut expected = golden.under("grad.");
     for path in &moved {
         let expected = expected.remove(&name(path)).unwrap_or_else(|| panic!("the library does not train {path}"));
@@ -53,7 +54,11 @@ fn ten_steps(bench: &mut Bench, golden: &Golden, rate: Rate, name: &dyn Fn(&str)
     }
     let after = golden.under("after10.");
     for path in moved.iter().filter(|path| !is_key_bias(path)) {
-        close(&format!("{path} after ten steps"), &bench.params.get(path).unwrap().to_vec(), &after[&name(path)].to_vec());
+        close(
+            &format!("{path} after ten steps"),
+            &bench.params.get(path).unwrap().to_vec(),
+            &after[&name(path)].to_vec(),
+        );
     }
 }
 
@@ -134,7 +139,9 @@ fn against(fixture: &str, files: &[&str], method: &str, ours: &dyn Fn(&str) -> S
     }
     close("the logits", &bench.logits(&golden.batch()), golden.floats("logits"));
     let rate = Rate { learning_rate: 1e-2, weight_decay: 0.0 };
-    ten_steps(&mut bench, &golden, rate, &|path| names.get(path).unwrap_or_else(|| panic!("{path} is not in the file")).clone());
+    ten_steps(&mut bench, &golden, rate, &|path| {
+        names.get(path).unwrap_or_else(|| panic!("{path} is not in the file")).clone()
+    });
 }
 
 /// Seen to fail with a scale of `alpha / √rank`.

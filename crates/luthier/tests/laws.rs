@@ -275,7 +275,12 @@ fn gradients_are_slopes() {
             let direction = Tensor::from_vec(&Device::cpu(), &spec.shape, direction).unwrap();
             let found = slope(&mut bench, &batch, &spec.path, &direction, 5e-3);
             let tolerance = 5e-5 + 2e-3 * expected.abs();
-            assert!((found - expected).abs() < tolerance, "{}: {} has slope {found}, gradient {expected}", case.name, spec.path);
+            assert!(
+                (found - expected).abs() < tolerance,
+                "{}: {} has slope {found}, gradient {expected}",
+                case.name,
+                spec.path
+            );
         }
         let own: Vec<_> = bench.network.spec().params.iter().filter(|spec| !exempt(&spec.path)).cloned().collect();
         let rng = Rng::at(17, "weights", 0, 0);

@@ -44,9 +44,18 @@ fn prepare(dir: &Path, stage: &str, token_budget: usize) {
     config["attention_probs_dropout_prob"] = 0.1.into();
     std::fs::write(model.join("config.json"), config.to_string()).unwrap();
     let rows = [
-        "the cat sat on the mat,good", "dogs,bad", "this film was very good,good", "it was odd,bad",
-        "i walked in the rain,neutral", "a hat,neutral", "the film was not good,bad", "a very good cat,good",
-        "the rain was bad,bad", "i sat,neutral", "the dogs walked on the mat,neutral", "good dogs,good",
+        "the cat sat on the mat,good",
+        "dogs,bad",
+        "this film was very good,good",
+        "it was odd,bad",
+        "i walked in the rain,neutral",
+        "a hat,neutral",
+        "the film was not good,bad",
+        "a very good cat,good",
+        "the rain was bad,bad",
+        "i sat,neutral",
+        "the dogs walked on the mat,neutral",
+        "good dogs,good",
     ];
     std::fs::write(dir.join("data.csv"), format!("text,label\n{}\n", rows.join("\n"))).unwrap();
     let recipe = format!(
@@ -78,7 +87,8 @@ fn result(dir: &Path, out: &str) -> Vec<(String, Vec<u32>)> {
     run.params().iter().map(|(path, tensor)| (path.to_owned(), bits(tensor))).collect()
 }
 
-/// Law 6, stopped after each step and resumed.
+/// Law 6, stopped after each step and resumed. Seen to fail with AdamW's moments, the update counts, and what stabilisers
+/// remember left out of what is restored.
 #[test]
 fn resumed_is_uninterrupted_to_the_bit() {
     for stage in STAGES {
@@ -102,7 +112,7 @@ fn resumed_is_uninterrupted_to_the_bit() {
     }
 }
 
-/// Law 11 for the loop.
+/// Law 11 for the loop. Seen to fail with slots that count an example's place in its micro-batch.
 #[test]
 fn the_token_budget_changes_rounding_only() {
     for stage in STAGES {

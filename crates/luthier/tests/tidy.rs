@@ -19,10 +19,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("objectives", &["data", "metrics", "nn", "random", "tensor"]),
     ("train", &["data", "metrics", "models", "nn", "objectives", "random", "record", "tensor", "tuning"]),
     ("cli", &["data", "record", "train"]),
-    (
-        "luthier",
-        &["data", "metrics", "models", "nn", "objectives", "random", "record", "tensor", "train", "tuning"],
-    ),
+    ("luthier", &["data", "metrics", "models", "nn", "objectives", "random", "record", "tensor", "train", "tuning"]),
 ];
 
 const LONGEST_FILE: usize = 600;
@@ -55,7 +52,8 @@ fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
 
 fn crates() -> Vec<String> {
     let entries = fs::read_dir(root().join("crates")).unwrap();
-    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -106,7 +104,8 @@ fn code(text: &str) -> Vec<(usize, &str)> {
             let indent = line.len() - line.trim_start().len();
             let first = lines.next().map_or("", |(_, line)| line);
             if first.trim_end().ends_with('{') {
-                let closes = |line: &str| line.trim_start().starts_with('}') && line.len() - line.trim_start().len() == indent;
+                let closes =
+                    |line: &str| line.trim_start().starts_with('}') && line.len() - line.trim_start().len() == indent;
                 while lines.next().is_some_and(|(_, line)| !closes(line)) {}
             }
         } else if !line.trim_start().starts_with("//") {
@@ -164,9 +163,13 @@ fn unsafe_is_in_kernels_and_says_why() {
                 continue;
             }
             let place = format!("{}:{number}", path.display());
-            assert!(path.to_string_lossy().contains(&*kernels.to_string_lossy()), "{place}: unsafe outside the kernels");
+            assert!(
+                path.to_string_lossy().contains(&*kernels.to_string_lossy()),
+                "{place}: unsafe outside the kernels"
+            );
             // The comment stands right above, above the statement that it explains.
-            let above = lines[..number - 1].iter().rev().skip_while(|line| !line.trim_start().starts_with("//")).take(12);
+            let above =
+                lines[..number - 1].iter().rev().skip_while(|line| !line.trim_start().starts_with("//")).take(12);
             let near = lines[number.saturating_sub(6)..number].iter().any(|line| line.trim_start().starts_with("//"));
             let comment: Vec<&&str> = above.take_while(|line| line.trim_start().starts_with("//")).collect();
             let explained = near && comment.iter().any(|line| line.contains("SAFETY:"));

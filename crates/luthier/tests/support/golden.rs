@@ -47,7 +47,9 @@ impl Golden {
     pub(crate) fn under(&self, prefix: &str) -> BTreeMap<String, Tensor> {
         let device = Device::cpu();
         let named = self.floats.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?, value)));
-        named.map(|(name, (shape, values))| (name.to_owned(), Tensor::from_vec(&device, shape, values.clone()).unwrap())).collect()
+        named
+            .map(|(name, (shape, values))| (name.to_owned(), Tensor::from_vec(&device, shape, values.clone()).unwrap()))
+            .collect()
     }
 
     /// The five sequences, each wanting its label, or the tokens that were masked.

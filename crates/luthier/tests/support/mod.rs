@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use luthier::models::{Checkpoint, FAMILIES};
 use luthier::nn::{
-    Batch, Cx, Device, Grads, Head, Loss, Mode, Network, Params, Plan, Precision, Result, Rng, Score,
-    Tensor, Wrap,
+    Batch, Cx, Device, Grads, Head, Loss, Mode, Network, Params, Plan, Precision, Result, Rng, Score, Tensor, Wrap,
 };
 use luthier::tensor::{AdamW, AdamWState};
 
@@ -89,7 +88,13 @@ pub(crate) struct Bench {
 
 impl Bench {
     /// `params` are the network's; what the plan adds is drawn here, and its edits are done.
-    pub(crate) fn new(network: Arc<dyn Network>, score: Arc<dyn Score + Send + Sync>, plan: Plan, params: Params, seed: u64) -> Bench {
+    pub(crate) fn new(
+        network: Arc<dyn Network>,
+        score: Arc<dyn Score + Send + Sync>,
+        plan: Plan,
+        params: Params,
+        seed: u64,
+    ) -> Bench {
         let device = Device::cpu();
         let mut params = params;
         for param in plan.added() {
