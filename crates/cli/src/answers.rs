@@ -13,10 +13,12 @@ pub(crate) struct Answer {
     pub(crate) label: String,
     /// How likely the model finds it.
     pub(crate) probability: f64,
+    /// What the model says of each label, in the order of the labels.
+    pub(crate) logits: Vec<f32>,
 }
 
-/// The columns that are added.
-pub(crate) const ADDED: [&str; 2] = ["prediction", "probability"];
+/// The columns that are added, the last one where it is asked for.
+const ADDED: [&str; 3] = ["prediction", "probability", "logits"];
 
 /// How rows are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,23 +49,39 @@ impl Style {
 pub(crate) struct Writer<W: Write> {
     out: W,
     style: Style,
+    labels: Option<Vec<String>>,
     rows: u64,
 }
 
+/// The columns that are added, with or without logits.
+pub(crate) fn added(logits: bool) -> &'static [&'static str] {
+    if logits { &ADDED } else { &ADDED[..2] }
+}
+
 impl<W: Write> Writer<W> {
-    /// Begins the output: the header of a table, the opening of a list.
+    /// Begins the output: the header of a table, the opening of a list. Where logits are wanted, `labels` are their names.
     ///
     /// # Errors
     /// When `out` refuses.
-    pub(crate) fn new(mut out: W, style: Style, header: &[&str]) -> io::Result<Writer<W>> {
-        let header = header.iter().chain(&ADDED).copied();
+    pub(crate) fn new(
+        mut out: W,
+        style: Style,
+        header: &[&str],
+        labels: Option<Vec<String>>,
+    ) -> io::Result<Writer<W>> {
+        let header = header.iter().chain(added(labels.is_some())).copied();
         match style {
             Style::Csv => out.write_all(&record(header)?)?,
             Style::Tsv => writeln!(out, "{}", header.collect::<Vec<_>>().join("\t"))?,
             Style::Lines => {}
             Style::List => out.write_all(b"[")?,
         }
-        Ok(Writer { out, style, rows: 0 })
+        Ok(Writer { out, style, labels, rows: 0 })
+    }
+
+    /// The columns that are added.
+    pub(crate) fn added(&self) -> &'static [&'static str] {
+        added(self.labels.is_some())
     }
 
     /// Writes a row.
@@ -71,10 +89,12 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// When the output refuses.
     pub(crate) fn row(&mut self, row: &Row, answer: &Answer) -> io::Result<()> {
-        let answered = Answered { row, label: &answer.label, probability: rounded(answer.probability) };
+        let logits = self.labels.as_ref().map(|labels| Logits(labels, &answer.logits));
+        let answered = Answered { row, label: &answer.label, probability: rounded(answer.probability), logits };
         let probability = answered.probability.to_string();
+        let logits = answered.logits.as_ref().map(serde_json::to_string).transpose()?;
         let fields = row.fields.iter().map(|(_, value)| value.as_str());
-        let fields = fields.chain([answer.label.as_str(), &probability]);
+        let fields = fields.chain([answer.label.as_str(), &probability]).chain(logits.as_deref());
         match self.style {
             Style::Csv => self.out.write_all(&record(fields)?)?,
             Style::Tsv => writeln!(self.out, "{}", fields.collect::<Vec<_>>().join("\t"))?,
@@ -126,6 +146,16 @@ struct Answered<'a> {
     row: &'a Row,
     label: &'a str,
     probability: f64,
+    logits: Option<Logits<'a>>,
+}
+
+/// Logits by label, as a JSON object in the order of the labels.
+struct Logits<'a>(&'a [String], &'a [f32]);
+
+impl Serialize for Logits<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().zip(self.1))
+    }
 }
 
 impl Serialize for Answered<'_> {
@@ -136,6 +166,9 @@ impl Serialize for Answered<'_> {
         }
         map.serialize_entry(ADDED[0], self.label)?;
         map.serialize_entry(ADDED[1], &self.probability)?;
+        if let Some(logits) = &self.logits {
+            map.serialize_entry(ADDED[2], logits)?;
+        }
         map.end()
     }
 }
@@ -149,11 +182,15 @@ mod tests {
 
     /// Reads rows and writes them with one answer.
     fn written(input: &str, format: Format, style: Style) -> String {
+        written_with(input, format, style, None)
+    }
+
+    fn written_with(input: &str, format: Format, style: Style, labels: Option<Vec<String>>) -> String {
         let rows = Rows::new(Cursor::new(input.to_owned()), Path::new("d"), format, TextUnit::Line).expect("a header");
         let header: Vec<String> = rows.header().unwrap_or_default().iter().map(|name| name.to_string()).collect();
         let header: Vec<&str> = header.iter().map(String::as_str).collect();
-        let mut writer = Writer::new(Vec::new(), style, &header).expect("room");
-        let answer = Answer { label: "a, b".into(), probability: 0.123_456_78 };
+        let mut writer = Writer::new(Vec::new(), style, &header, labels).expect("room");
+        let answer = Answer { label: "a, b".into(), probability: 0.123_456_78, logits: vec![0.1, -2.0] };
         rows.for_each(|row| writer.row(&row.expect("a row"), &answer).expect("room"));
         String::from_utf8(writer.finish().expect("room").0).expect("UTF-8")
     }
@@ -163,6 +200,16 @@ mod tests {
         let found = written("id,text\n1,\"x, \"\"y\"\"\nz\"\n", Format::Csv, Style::Csv);
         assert_eq!(found, "id,text,prediction,probability\n1,\"x, \"\"y\"\"\nz\",\"a, b\",0.123457\n");
         assert_eq!(written("id,text\n", Format::Csv, Style::Csv), "id,text,prediction,probability\n");
+    }
+
+    #[test]
+    fn logits_stand_under_their_labels() {
+        let labels = || Some(vec!["b".to_owned(), "a, b".to_owned()]);
+        let found = written_with("{\"text\":\"x\"}\n", Format::Jsonl, Style::Lines, labels());
+        assert!(found.ends_with("\"probability\":0.123457,\"logits\":{\"b\":0.1,\"a, b\":-2.0}}\n"), "{found}");
+        let found = written_with("text\nx\n", Format::Csv, Style::Csv, labels());
+        let quoted = "\"{\"\"b\"\":0.1,\"\"a, b\"\":-2.0}\"";
+        assert_eq!(found, format!("text,prediction,probability,logits\nx,\"a, b\",0.123457,{quoted}\n"));
     }
 
     #[test]

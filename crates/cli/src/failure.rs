@@ -33,11 +33,13 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> Option<u8> {
     Some(if wrong { WRONG_INPUT } else { FAILED })
 }
 
-/// A recipe that is not there is a wrong path on the command line.
+/// A file that is not there is a wrong path, on the command line or in the recipe.
 fn is_wrong_input(error: &TrainError) -> bool {
-    let missing = |source: &io::Error| source.kind() == io::ErrorKind::NotFound;
-    let no_recipe = matches!(error, TrainError::File { action: "read the recipe", source, .. } if missing(source));
-    error.is_user_input() || no_recipe
+    match error {
+        TrainError::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        TrainError::Stage { source, .. } => is_wrong_input(source),
+        other => other.is_user_input(),
+    }
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ fn run(args: &Args, environment: &Environment, screen: Screen, start: Instant) -
         Command::Plan(arguments) => commands::plan::plan(arguments, screen)?,
         Command::Data(arguments) => commands::data::data(arguments, environment, screen)?,
         Command::Methods(arguments) => commands::methods::methods(arguments, screen)?,
-        Command::Export(_) => {}
+        Command::Export(arguments) => commands::export::run_export(arguments, screen)?,
     }
     Ok(DONE)
 }

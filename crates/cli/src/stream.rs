@@ -10,7 +10,7 @@ use luthier_data::read::example;
 use luthier_data::{Columns, DataError, Example, Row, Rows};
 use luthier_train::TrainError;
 
-use crate::answers::{ADDED, Answer, Writer};
+use crate::answers::{Answer, Writer};
 use crate::failure::Wrong;
 
 /// How many rows are answered at a time, at most, and how many are read ahead.
@@ -30,6 +30,7 @@ pub(crate) fn answer(
     predict: &mut Predict<'_>,
 ) -> Result<()> {
     let path = rows.path().to_owned();
+    let added = out.added();
     let (send, receive) = sync_channel(CHUNK);
     std::thread::spawn(move || {
         for row in rows {
@@ -38,7 +39,7 @@ pub(crate) fn answer(
             }
         }
     });
-    while let Some((chunk, stop)) = next(&receive, columns, &path) {
+    while let Some((chunk, stop)) = next(&receive, columns, &path, added) {
         let (rows, examples): (Vec<Row>, Vec<Example>) = chunk.into_iter().unzip();
         if !examples.is_empty() {
             let answers = predict(&examples)?;
@@ -61,12 +62,13 @@ fn next(
     receive: &Receiver<Result<Row, DataError>>,
     columns: &Columns,
     path: &Path,
+    added: &[&str],
 ) -> Option<(Vec<(Row, Example)>, Option<anyhow::Error>)> {
     let mut chunk = Vec::new();
     let mut came = receive.recv().ok();
     came.as_ref()?;
     while let Some(row) = came {
-        match row.map_err(|error| TrainError::from(error).into()).and_then(|row| usable(row, columns, path)) {
+        match row.map_err(|error| TrainError::from(error).into()).and_then(|row| usable(row, columns, path, added)) {
             Ok(pair) => chunk.push(pair),
             Err(error) => return Some((chunk, Some(error))),
         }
@@ -75,16 +77,20 @@ fn next(
     Some((chunk, None))
 }
 
-fn usable(row: Row, columns: &Columns, path: &Path) -> Result<(Row, Example)> {
+fn usable(row: Row, columns: &Columns, path: &Path, added: &[&str]) -> Result<(Row, Example)> {
     let example = example(&row, columns, path).map_err(TrainError::from)?;
     let place = || format!("{}:{}", path.display(), row.line);
-    not_taken(row.fields.iter().map(|(name, _)| &**name), &place)?;
+    not_taken(row.fields.iter().map(|(name, _)| &**name), added, &place)?;
     Ok((row, example))
 }
 
 /// The columns that are added must not be there already.
-pub(crate) fn not_taken<'a>(mut names: impl Iterator<Item = &'a str>, place: &dyn Fn() -> String) -> Result<()> {
-    match names.find(|name| ADDED.contains(name)) {
+pub(crate) fn not_taken<'a>(
+    mut names: impl Iterator<Item = &'a str>,
+    added: &[&str],
+    place: &dyn Fn() -> String,
+) -> Result<()> {
+    match names.find(|name| added.contains(name)) {
         None => Ok(()),
         Some(name) => Err(Wrong(format!(
             "{}: found a column `{name}`, which is what the answer is to be called; rename it or take it out",
@@ -112,14 +118,14 @@ mod tests {
 
     /// Answers a text with itself.
     fn echo(examples: &[Example]) -> Result<Vec<Answer>> {
-        Ok(examples.iter().map(|example| Answer { label: example.text.clone(), probability: 0.5 }).collect())
+        Ok(examples.iter().map(|example| Answer { label: example.text.clone(), probability: 0.5, logits: Vec::new() }).collect())
     }
 
     #[test]
     fn order_is_kept_and_chunks_are_bounded() {
         let n = 20_000;
         let input: String = (0..n).map(|i| format!("{i}\n")).collect();
-        let mut out = Writer::new(Vec::new(), Style::Lines, &[]).expect("room");
+        let mut out = Writer::new(Vec::new(), Style::Lines, &[], None).expect("room");
         let mut largest = 0;
         let mut predict = |examples: &[Example]| {
             largest = largest.max(examples.len());
@@ -140,7 +146,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().expect("sockets");
         let (input, mut feed) = UnixStream::pair().expect("sockets");
         let thread = std::thread::spawn(move || {
-            let mut out = Writer::new(BufWriter::new(theirs), Style::Lines, &[]).expect("room");
+            let mut out = Writer::new(BufWriter::new(theirs), Style::Lines, &[], None).expect("room");
             let rows = rows(BufReader::new(input), Format::Jsonl);
             answer(rows, &columns(), &mut out, &mut echo).expect("answers");
         });
@@ -158,7 +164,7 @@ mod tests {
     #[test]
     fn what_came_before_a_wrong_row_is_answered() {
         let input = "{\"text\":\"a\"}\n{\"text\":\"b\"}\n{\"txt\":\"c\"}\n{\"text\":\"d\"}\n";
-        let mut out = Writer::new(Vec::new(), Style::Lines, &[]).expect("room");
+        let mut out = Writer::new(Vec::new(), Style::Lines, &[], None).expect("room");
         let error = answer(rows(Cursor::new(input), Format::Jsonl), &columns(), &mut out, &mut echo)
             .expect_err("a row without a text");
         assert!(error.to_string().contains("d:3") && error.to_string().contains("did you mean"), "{error}");
@@ -168,7 +174,7 @@ mod tests {
     #[test]
     fn a_column_that_is_taken_is_an_error() {
         let input = "{\"text\":\"a\",\"probability\":1}\n";
-        let mut out = Writer::new(Vec::new(), Style::Lines, &[]).expect("room");
+        let mut out = Writer::new(Vec::new(), Style::Lines, &[], None).expect("room");
         let error = answer(rows(Cursor::new(input), Format::Jsonl), &columns(), &mut out, &mut echo)
             .expect_err("a column that is taken");
         assert!(error.is::<Wrong>() && error.to_string().starts_with("d:1: found a column `probability`"), "{error}");

@@ -14,7 +14,7 @@ fn what_a_person_can_put_right_is_two() {
     folder.write("no-model.toml", &folder.recipe("epochs = 2").replace("bert-tiny", "bert-tin"));
     for (arguments, expected) in [
         ("train nowhere.toml", "nowhere.toml"),
-        ("train unknown.toml", "unknown.toml:16"),
+        ("train unknown.toml", "unknown.toml:15"),
         ("plan unknown.toml", "did you mean"),
         ("train recipe.toml --set stage.animals.train.epohcs=3", "epohcs"),
         ("train no-data.toml", "nowhere.csv"),

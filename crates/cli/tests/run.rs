@@ -44,7 +44,7 @@ fn train_tells_its_story_in_plain_lines() {
         "data of stage animals: train 30 examples",
         "step 4/8: dev: accuracy ",
         "stage animals is done: 8 steps in ",
-        "stage    split  metric",
+        "stage    split           metric     value  95 % interval",
         "run directory: runs/recipe\nnext: luthier predict runs/recipe FILE\n",
     ] {
         assert!(ran.out.contains(expected), "{expected}: {}", ran.out);
@@ -85,6 +85,15 @@ fn predictions_stand_beside_their_rows() {
     assert_eq!(folder.read("same.csv"), ran.out);
     let list = folder.run("predict runs/recipe texts.csv --json").good().json();
     assert_eq!((&list[0]["id"], list.as_array().map(Vec::len)), (&"7".into(), Some(2)));
+
+    let logits = folder.run("predict runs/recipe texts.csv --json --logits").good().json();
+    let (cat, dog) = (&logits[0]["logits"]["cat"], &logits[0]["logits"]["dog"]);
+    let (cat, dog) = (cat.as_f64().expect("a number"), dog.as_f64().expect("a number"));
+    let likelier = if cat > dog { "cat" } else { "dog" };
+    assert_eq!(logits[0]["prediction"], likelier);
+    // The softmax of two logits.
+    let softmax = 1.0 / (1.0 + (-(cat - dog).abs()).exp());
+    assert!((softmax - probability).abs() < 2e-6, "{softmax} against {probability}");
 
     let taken = folder.run("predict runs/recipe same.csv");
     assert!(taken.code == Some(2) && taken.error.contains("`prediction`") && taken.out.is_empty(), "{taken:#?}");

@@ -2,6 +2,7 @@
 
 pub(crate) mod data;
 pub(crate) mod evaluate;
+pub(crate) mod export;
 pub(crate) mod methods;
 pub(crate) mod plan;
 pub(crate) mod predict;

@@ -11,7 +11,7 @@ use luthier_train::TrainError;
 use luthier_train::opened::Run;
 use serde_json::json;
 
-use crate::answers::{Answer, Style, Writer};
+use crate::answers::{Answer, Style, Writer, added};
 use crate::args::Predict;
 use crate::failure::Wrong;
 use crate::render::number::{counted, duration};
@@ -31,15 +31,17 @@ pub(crate) fn predict(arguments: &Predict, screen: Screen) -> Result<()> {
     let header: Vec<String> = rows.header().unwrap_or_default().iter().map(|name| name.to_string()).collect();
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let source = rows.path().to_owned();
-    not_taken(header.iter().copied(), &|| format!("{}:1", source.display()))?;
+    not_taken(header.iter().copied(), added(arguments.logits), &|| format!("{}:1", source.display()))?;
     let mut ask = |examples: &[Example]| -> Result<Vec<Answer>> {
         let predictions = run.predict(examples, &source)?;
-        Ok(predictions.into_iter().map(|p| Answer { label: p.label, probability: p.probability }).collect())
+        let answers = predictions.into_iter();
+        Ok(answers.map(|p| Answer { label: p.label, probability: p.probability, logits: p.logits }).collect())
     };
+    let labels = run.labels().filter(|_| arguments.logits).map(|labels| labels.names().to_vec());
 
     let Some(path) = &arguments.out else {
         let style = if screen.json { Style::List } else { Style::of(format) };
-        let mut out = Writer::new(BufWriter::new(io::stdout()), style, &header)?;
+        let mut out = Writer::new(BufWriter::new(io::stdout()), style, &header, labels)?;
         answer(rows, &columns, &mut out, &mut ask)?;
         out.finish()?;
         return Ok(());
@@ -47,7 +49,7 @@ pub(crate) fn predict(arguments: &Predict, screen: Screen) -> Result<()> {
     let style = style_of(path, format)?;
     let aside = aside(path);
     let file = File::create(&aside).map_err(|error| cannot_write(&aside, &error))?;
-    let mut out = Writer::new(BufWriter::new(file), style, &header)?;
+    let mut out = Writer::new(BufWriter::new(file), style, &header, labels)?;
     if let Err(error) = answer(rows, &columns, &mut out, &mut ask) {
         // Half a file under its own name would look like a whole one.
         let _ = std::fs::remove_file(&aside);

@@ -88,27 +88,28 @@ fn remarks(report: &Report, paint: Paint) -> Vec<String> {
         if set.overlong > 0 {
             let (texts, share) = (counted(set.overlong as u64, "text"), percent(set.overlong as u64, set.examples as u64));
             let (most, tokens) = (count(report.max_length as u64), count(set.tokens_cut));
-            warn(format!("{texts} of {name} ({share}) have more than {most} tokens; a cut takes {tokens} tokens"), vec![]);
+            warn(format!("{name} has {texts} ({share}) of more than {most} tokens; a cut takes {tokens} tokens"), vec![]);
         }
         if set.empty > 0 {
-            warn(format!("{} of {name} hold nothing: {}", counted(set.empty as u64, "text"), set.empty_at.join(", ")), vec![]);
+            let texts = counted(set.empty as u64, "empty text");
+            warn(format!("{name} has {texts}: {}", set.empty_at.join(", ")), vec![]);
         }
         let twice = &set.duplicates;
         if twice.rows > 0 {
-            let (rows, conflicting) = (counted(twice.rows as u64, "row"), counted(twice.conflicting as u64, "text"));
-            let text = format!("{rows} of {name} repeat a text; {conflicting} of them with several labels");
+            let (rows, texts) = (counted(twice.rows as u64, "repeated row"), counted(twice.texts as u64, "text"));
+            let text = format!("{name} has {rows}, of {texts}; with several labels: {}", count(twice.conflicting as u64));
             warn(text, twice.examples.iter().map(repeated).collect());
         }
     }
     for leak in &report.leakage {
         let (rows, conflicting) = (counted(leak.rows as u64, "row"), count(leak.conflicting as u64));
         let (split, within) = (&leak.split, &leak.within);
-        let text = format!("{rows} of {split} are in {within} as well, {conflicting} of them with another label");
+        let text = format!("{split} has {rows} whose text is in {within} as well; with another label there: {conflicting}");
         warn(text, leak.examples.iter().map(repeated).collect());
     }
     for (labels, what) in [
-        (&report.single_example_labels, "have one training example: too few to learn from"),
-        (&report.unseen_labels, "are not in the training data"),
+        (&report.single_example_labels, "with one training example, too few to learn from"),
+        (&report.unseen_labels, "without a training example"),
     ] {
         if !labels.is_empty() {
             warn(format!("{} {what}: {}", counted(labels.len() as u64, "label"), labels.join(", ")), vec![]);
@@ -181,7 +182,47 @@ mod tests {
 
     #[test]
     fn good_data() {
-        expect![[r#""#]].assert_eq(&data("intents", &report(), Paint { on: false }));
+        expect![[r#"
+            stage intents
+
+            set    examples   tokens  shortest  median  90 %  99 %  longest  over 32  empty  repeated  file
+            train     9,003  108,036         2      11    20    33       64        0      0         0  train.csv
+            test      3,080   36,960         2      11    20    33       64        0      0         0  test.csv
+
+            tokens of a text in train:
+                   0 to 8  █ 1
+                  9 to 16  ████████████████████████████████████████ 80
+                 17 to 32   0
+
+            24 labels
+            label     train  test  share
+            label_00    100     1  4.7 %
+            label_01     99     1  4.7 %
+            label_02     98     1  4.6 %
+            label_03     97     1  4.6 %
+            label_04     96     1  4.5 %
+            label_05     95     1  4.5 %
+            label_06     94     1  4.4 %
+            label_07     93     1  4.4 %
+            label_08     92     1  4.3 %
+            label_09     91     1  4.3 %
+            (5 more)
+            label_15     85     1  4.0 %
+            label_16     84     1  4.0 %
+            label_17     83     1  3.9 %
+            label_18     82     1  3.9 %
+            label_19     81     1  3.8 %
+            label_20     80     1  3.8 %
+            label_21     79     1  3.7 %
+            label_22     78     1  3.7 %
+            label_23     77     1  3.6 %
+
+            nothing to remark
+
+            train.csv:2 [card_arrival]
+              Where is my card
+              [CLS] where is my card [SEP] (cut)
+        "#]].assert_eq(&data("intents", &report(), Paint { on: false }));
     }
 
     #[test]
@@ -201,6 +242,15 @@ mod tests {
         report.single_example_labels = vec!["a".into(), "b".into()];
         report.unseen_labels = vec!["c".into()];
         report.lookalike_labels = vec![vec!["B".into(), "b".into()]];
-        expect![[r#""#]].assert_eq(&remarks(&report, Paint { on: false }).join("\n"));
+        expect![[r#"
+            warning: train has 3 texts (0.033 %) of more than 32 tokens; a cut takes 40 tokens
+            warning: train has 1 empty text: train.csv:7
+            warning: train has 2 repeated rows, of 1 text; with several labels: 1
+              train.csv:2, train.csv:9 [x, y]: a dog
+            warning: test has 1 row whose text is in train as well; with another label there: 0
+              train.csv:2, train.csv:9 [x, y]: a dog
+            warning: 2 labels with one training example, too few to learn from: a, b
+            warning: 1 label without a training example: c
+            warning: these labels look like one: B, b"#]].assert_eq(&remarks(&report, Paint { on: false }).join("\n"));
     }
 }

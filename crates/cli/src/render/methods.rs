@@ -82,6 +82,24 @@ mod tests {
     fn a_table_of_all_and_a_page_of_one() {
         let (group, paint) = (group(), Paint { on: false });
         let text = format!("{}\n---\n{}", all(std::slice::from_ref(&group), paint), one(&group, &group.kinds[1], paint));
-        expect![[r#""#]].assert_eq(&text);
+        expect![[r#"
+            method  what it does             source
+            full    every weight moves
+            lora    low-rank additions move  Hu et al. 2022
+
+            luthier methods NAME shows the keys of one.
+
+            ---
+            lora: low-rank additions move
+            source: Hu et al. 2022, https://arxiv.org/abs/2106.09685
+
+            key   default             meaning
+            on    ["query", "value"]  Where.
+            rank  8                   The rank.
+            most  (none)              No default.
+
+            In a stage of a recipe:
+              method = [{ kind = "lora", on = ["query", "value"] }]
+        "#]].assert_eq(&text);
     }
 }

@@ -1,5 +1,5 @@
 //! A folder with a small model, data and a recipe, and the program to run in it.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
