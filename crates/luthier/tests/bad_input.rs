@@ -79,7 +79,13 @@ fn with_header(change: impl FnOnce(&mut Value)) -> Vec<u8> {
 
 /// A query's weight, as the file calls it.
 fn a_tensor(header: &Value) -> String {
-    header.as_object().unwrap().keys().find(|name| name.ends_with("layer.0.attention.self.query.weight")).unwrap().clone()
+    header
+        .as_object()
+        .unwrap()
+        .keys()
+        .find(|name| name.ends_with("layer.0.attention.self.query.weight"))
+        .unwrap()
+        .clone()
 }
 
 #[test]
@@ -100,15 +106,31 @@ fn broken_descriptions_are_answered() {
         ("a size in words", |c| c["num_hidden_layers"] = json!("two"), &["config.json", "two"]),
         ("no layers", |c| c["num_hidden_layers"] = json!(0), &["num_hidden_layers is 0"]),
         ("a million layers", |c| c["num_hidden_layers"] = json!(1_000_000), &["num_hidden_layers is 1000000"]),
-        ("heads that do not divide", |c| c["num_attention_heads"] = json!(5), &["num_attention_heads is 5", "hidden_size"]),
+        (
+            "heads that do not divide",
+            |c| c["num_attention_heads"] = json!(5),
+            &["num_attention_heads is 5", "hidden_size"],
+        ),
         ("an unknown activation", |c| c["hidden_act"] = json!("gelly"), &["hidden_act is gelly"]),
         ("certain dropout", |c| c["hidden_dropout_prob"] = json!(1.0), &["hidden_dropout_prob is 1"]),
         ("no epsilon", |c| c["layer_norm_eps"] = json!(0.0), &["layer_norm_eps is 0"]),
         ("a decoder", |c| c["is_decoder"] = json!(true), &["is_decoder"]),
-        ("other positions", |c| c["position_embedding_type"] = json!("relative_key"), &["position_embedding_type is relative_key"]),
+        (
+            "other positions",
+            |c| c["position_embedding_type"] = json!("relative_key"),
+            &["position_embedding_type is relative_key"],
+        ),
         ("more layers than weights", |c| c["num_hidden_layers"] = json!(3), &["bert.encoder.layer.2", "missing"]),
-        ("fewer layers than weights", |c| c["num_hidden_layers"] = json!(1), &["bert.encoder.layer.1", "no such tensor"]),
-        ("another width", |c| c["intermediate_size"] = json!(64), &["intermediate.dense.weight", "[32, 16]", "[64, 16]"]),
+        (
+            "fewer layers than weights",
+            |c| c["num_hidden_layers"] = json!(1),
+            &["bert.encoder.layer.1", "no such tensor"],
+        ),
+        (
+            "another width",
+            |c| c["intermediate_size"] = json!(64),
+            &["intermediate.dense.weight", "[32, 16]", "[64, 16]"],
+        ),
         ("another vocabulary", |c| c["vocab_size"] = json!(116), &["word_embeddings", "116"]),
         ("a list", |c| *c = json!([1, 2]), &["model_type"]),
         ("nothing", |c| *c = json!(null), &["model_type"]),
@@ -133,9 +155,17 @@ fn broken_weights_are_answered() {
         ("empty", Vec::new, &["model.safetensors: 0 bytes are too few"]),
         ("seven bytes", || vec![0; 7], &["model.safetensors: 7 bytes are too few"]),
         ("only a length", || vec![0; 8], &["model.safetensors: not a safetensors file"]),
-        ("a header beyond the file", || tensors("{}", b"")[..8].iter().copied().chain(*b"{").collect(), &["not a safetensors file"]),
+        (
+            "a header beyond the file",
+            || tensors("{}", b"")[..8].iter().copied().chain(*b"{").collect(),
+            &["not a safetensors file"],
+        ),
         ("a header of all memory", || u64::MAX.to_le_bytes().to_vec(), &["not a safetensors file"]),
-        ("a header of 90 MB in 9 bytes", || [&90_000_000u64.to_le_bytes()[..], b"{"].concat(), &["not a safetensors file"]),
+        (
+            "a header of 90 MB in 9 bytes",
+            || [&90_000_000u64.to_le_bytes()[..], b"{"].concat(),
+            &["not a safetensors file"],
+        ),
         ("no JSON", || tensors("{\"a\": ", b""), &["not a safetensors file"]),
         ("no UTF-8", || [&4u64.to_le_bytes()[..], b"{\xff\xff}"].concat(), &["not a safetensors file"]),
         ("no tensors", || tensors("{}", b""), &["missing"]),
@@ -157,7 +187,12 @@ fn broken_weights_are_answered() {
         ),
         (
             "tensors that overlap",
-            || tensors(r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}"#, b"123456"),
+            || {
+                tensors(
+                    r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}"#,
+                    b"123456",
+                )
+            },
             &["not a safetensors file"],
         ),
         (
@@ -167,10 +202,19 @@ fn broken_weights_are_answered() {
         ),
         (
             "a shape of a million dimensions",
-            || tensors(&format!(r#"{{"x":{{"dtype":"F32","shape":[{}1],"data_offsets":[0,4]}}}}"#, "1,".repeat(1_000_000)), b"1234"),
+            || {
+                tensors(
+                    &format!(r#"{{"x":{{"dtype":"F32","shape":[{}1],"data_offsets":[0,4]}}}}"#, "1,".repeat(1_000_000)),
+                    b"1234",
+                )
+            },
             &["missing"],
         ),
-        ("a PyTorch file", || fs::read(fixture().join("../pfeiffer/pytorch_adapter.bin")).unwrap(), &["not a safetensors file"]),
+        (
+            "a PyTorch file",
+            || fs::read(fixture().join("../pfeiffer/pytorch_adapter.bin")).unwrap(),
+            &["not a safetensors file"],
+        ),
         (
             "cut in the middle of the data",
             || {
@@ -198,7 +242,13 @@ fn broken_weights_are_answered() {
             "a shape turned around",
             || {
                 with_header(|header| {
-                    let name = header.as_object().unwrap().keys().find(|n| n.ends_with("layer.0.intermediate.dense.weight")).unwrap().clone();
+                    let name = header
+                        .as_object()
+                        .unwrap()
+                        .keys()
+                        .find(|n| n.ends_with("layer.0.intermediate.dense.weight"))
+                        .unwrap()
+                        .clone();
                     header[&name]["shape"] = json!([16, 32]);
                 })
             },
@@ -257,7 +307,10 @@ fn an_index_leads_to_files_beside_it_and_nowhere_else() {
         (r#"{"weight_map": {"x": ".."}}"#, &["is not a plain file name"]),
         (r#"{"weight_map": {"x": ""}}"#, &["is not a plain file name"]),
         (r#"{"weight_map": {"x": 3}}"#, &["3 is not a file name"]),
-        (r#"{"weight_map": {"x": "model-00001-of-00002.safetensors"}}"#, &["model-00001-of-00002.safetensors: No such file"]),
+        (
+            r#"{"weight_map": {"x": "model-00001-of-00002.safetensors"}}"#,
+            &["model-00001-of-00002.safetensors: No such file"],
+        ),
         (r#"{"weight_map": []}"#, &["no weight_map"]),
         (r#"{"metadata": {}}"#, &["no weight_map"]),
         (r#"{"weight_map": {"#, &["index.json: not JSON"]),

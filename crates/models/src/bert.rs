@@ -2,9 +2,7 @@
 //!
 //! Paper: Devlin, Chang, Lee and Toutanova 2019, <https://arxiv.org/abs/1810.04805>. Post-norm layers, learned positions.
 
-use luthier_nn::{
-    Activation, Batch, Cx, Extent, Head, Network, NnError, Role, Site, Spec, Var, VocabularyOutput,
-};
+use luthier_nn::{Activation, Batch, Cx, Extent, Head, Network, NnError, Role, Site, Spec, Var, VocabularyOutput};
 use serde::Deserialize;
 
 use crate::Family;
@@ -250,7 +248,8 @@ impl Bert {
             let query = cx.linear(&layer.query, &x, None)?;
             let key = cx.linear(&layer.key, &x, None)?;
             let value = cx.linear(&layer.value, &x, None)?;
-            let mut context = cx.attend(i, [&query, &key, &value], self.config.num_attention_heads, attention_p, batch)?;
+            let mut context =
+                cx.attend(i, [&query, &key, &value], self.config.num_attention_heads, attention_p, batch)?;
             if let (Some(rows), true) = (rows, last == Some(i)) {
                 context = cx.tape.select_rows(&context, rows)?; // [rows, width]
                 x = cx.tape.select_rows(&x, rows)?;

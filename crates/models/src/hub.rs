@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use luthier_nn::{DType, Device, Params, Role, Rng, Spec, Tensor, map_file};
+use luthier_nn::{DType, Device, Params, Rng, Role, Spec, Tensor, map_file};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, View};
 
@@ -158,12 +158,8 @@ impl Checkpoint {
                 return Ok(tensor.map_err(luthier_nn::NnError::from)?);
             }
             Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => {
-                bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-            }
-            Dtype::BF16 => {
-                bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-            }
+            Dtype::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            Dtype::BF16 => bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
             other => {
                 return Err(ModelError::Content {
                     path: self.dir.clone(),

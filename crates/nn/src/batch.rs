@@ -32,7 +32,12 @@ impl Batch {
     pub fn new(ids: Vec<u32>, segments: Vec<u32>, offsets: Vec<u32>, slots: &[u32]) -> Result<Batch> {
         let wrong = |what: String| Err(NnError::Batch(what));
         if offsets.first() != Some(&0) || offsets.last().map(|&end| end as usize) != Some(ids.len()) {
-            return wrong(format!("offsets run from {:?} to {:?} over {} tokens", offsets.first(), offsets.last(), ids.len()));
+            return wrong(format!(
+                "offsets run from {:?} to {:?} over {} tokens",
+                offsets.first(),
+                offsets.last(),
+                ids.len()
+            ));
         }
         if let Some(i) = offsets.windows(2).position(|w| w[0] >= w[1]) {
             return wrong(format!("sequence {i} is empty"));

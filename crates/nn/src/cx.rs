@@ -258,7 +258,11 @@ impl<'a> Cx<'a> {
         let found = self.keys.iter().find(|keys| keys.len() == rows);
         found.cloned().ok_or_else(|| NnError::Unsupported {
             what: format!("a random mask over {rows} rows"),
-            reason: format!("this batch has {} tokens and the objective reads {}", self.keys[0].len(), self.keys[1].len()),
+            reason: format!(
+                "this batch has {} tokens and the objective reads {}",
+                self.keys[0].len(),
+                self.keys[1].len()
+            ),
         })
     }
 

@@ -20,9 +20,13 @@ pub use batch::Batch;
 pub use cost::Cost;
 pub use cx::{Cx, Mode, Noise};
 pub use error::{NnError, Result};
-pub use hooks::{After, At, added, Edit, GradMap, LayerPrefix, Loss, OutputMap, Penalty, PlanMethod, Score, WeightMap, Wrap};
+pub use hooks::{
+    After, At, Edit, GradMap, LayerPrefix, Loss, OutputMap, Penalty, PlanMethod, Score, WeightMap, Wrap, added,
+};
 pub use luthier_random::Rng;
-pub use luthier_tensor::{Activation, DType, Device, map_file, Dropout, Grad, Grads, Precision, Tape, Tensor, TensorError, Var};
+pub use luthier_tensor::{
+    Activation, DType, Device, Dropout, Grad, Grads, Precision, Tape, Tensor, TensorError, Var, map_file,
+};
 pub use network::{Head, Network, VocabularyOutput};
 pub use params::Params;
 pub use plan::{Entry, Plan, Verb};

@@ -233,7 +233,10 @@ impl Plan {
         for &layer in layers {
             self.skips.insert(layer, p);
         }
-        self.note(Verb::Skip, format!("{} with probability {p}", Select::all().layers(layers.iter().copied()).describe()));
+        self.note(
+            Verb::Skip,
+            format!("{} with probability {p}", Select::all().layers(layers.iter().copied()).describe()),
+        );
         Ok(())
     }
 

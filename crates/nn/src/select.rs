@@ -89,7 +89,12 @@ impl Select {
         Err(NnError::NoMatch {
             method: method.to_owned(),
             wanted: self.describe(),
-            available: format!("{} layers (0 to {}) and the roles {}", spec.layers, spec.layers.max(1) - 1, roles.join(", ")),
+            available: format!(
+                "{} layers (0 to {}) and the roles {}",
+                spec.layers,
+                spec.layers.max(1) - 1,
+                roles.join(", ")
+            ),
             hint: "Choose among those.".to_owned(),
         })
     }

@@ -131,7 +131,9 @@ mod tests {
     #[test]
     fn streams_differ() {
         let base = Rng::at(1, "dropout", 0, 0);
-        for other in [Rng::at(2, "dropout", 0, 0), Rng::at(1, "mask", 0, 0), Rng::at(1, "dropout", 1, 0), base.named("a")] {
+        for other in
+            [Rng::at(2, "dropout", 0, 0), Rng::at(1, "mask", 0, 0), Rng::at(1, "dropout", 1, 0), base.named("a")]
+        {
             assert_ne!(base.words(0), other.words(0));
         }
     }

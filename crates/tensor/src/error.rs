@@ -39,6 +39,11 @@ pub enum TensorError {
 pub type Result<T, E = TensorError> = std::result::Result<T, E>;
 
 /// Checks a shape: `expected` is only built when it does not hold.
-pub(crate) fn ensure_shape(op: &'static str, ok: bool, found: &[usize], expected: impl FnOnce() -> String) -> Result<()> {
+pub(crate) fn ensure_shape(
+    op: &'static str,
+    ok: bool,
+    found: &[usize],
+    expected: impl FnOnce() -> String,
+) -> Result<()> {
     if ok { Ok(()) } else { Err(TensorError::Shape { op, found: found.to_vec(), expected: expected() }) }
 }

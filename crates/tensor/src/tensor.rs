@@ -33,7 +33,10 @@ enum Data {
     F32(Buffer),
     Bf16(Vec<bf16>),
     /// Weights as they lie in a file, read when touched; copied on the first write.
-    Mapped { map: Arc<Mmap>, bytes: Range<usize> },
+    Mapped {
+        map: Arc<Mmap>,
+        bytes: Range<usize>,
+    },
 }
 
 /// A dense array. Cloning shares the memory; writing to a shared one copies it first.

@@ -156,7 +156,10 @@ impl Checkpoints {
     /// Whether a run directory holds any whole checkpoint.
     pub fn any(run: &Path) -> Result<bool> {
         let all = Checkpoints { dir: run.join("checkpoints"), stage: String::new() };
-        Ok(all.entries()?.iter().any(|name| all.dir.join(name).join("state.json").exists() && !name.ends_with(".writing")))
+        Ok(all
+            .entries()?
+            .iter()
+            .any(|name| all.dir.join(name).join("state.json").exists() && !name.ends_with(".writing")))
     }
 
     /// Removes everything of the stage.

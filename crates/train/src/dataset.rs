@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use luthier_data::{
-    Cache, Cached, overlap::Index, EncodeOptions, Example, Format, Labels, Tokenizer, blocks, read::{read_documents, read_examples}, split_dev,
+    Cache, Cached, EncodeOptions, Example, Format, Labels, Tokenizer, blocks,
+    overlap::Index,
+    read::{read_documents, read_examples},
+    split_dev,
 };
 use luthier_objectives::Examples;
 use luthier_record::{Event, Level, Split};
@@ -109,8 +112,13 @@ impl Sets {
         let mut notices = Vec::new();
         if let Some(labels) = &self.labels {
             let counts = labels.counts(&labels.encode(&self.train.examples, &self.train.source)?);
-            let single: Vec<&str> =
-                labels.names().iter().zip(counts).filter(|(_, count)| *count == 1).map(|(name, _)| name.as_str()).collect();
+            let single: Vec<&str> = labels
+                .names()
+                .iter()
+                .zip(counts)
+                .filter(|(_, count)| *count == 1)
+                .map(|(name, _)| name.as_str())
+                .collect();
             if !single.is_empty() {
                 let text = format!("Labels with a single training example: {}.", single.join(", "));
                 notices.push(warning(text, "labels", single.len() as u64));
@@ -221,7 +229,10 @@ impl Preparation<'_> {
                         path.display(),
                         self.max_length
                     ),
-                    counts: BTreeMap::from([("texts".to_owned(), count), ("tokens_cut".to_owned(), encoded.tokens_cut)]),
+                    counts: BTreeMap::from([
+                        ("texts".to_owned(), count),
+                        ("tokens_cut".to_owned(), encoded.tokens_cut),
+                    ]),
                 });
             }
         }

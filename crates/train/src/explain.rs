@@ -171,7 +171,8 @@ fn explain_stage(
     let optional = |path: &String| spec.param(path).is_some_and(|p| matches!(p.role, Role::Head | Role::Pooler));
     let new: Option<Vec<String>> = weights.map(|weights| weights.lacks(&spec).into_iter().filter(optional).collect());
     let plan = plan_stage(stage, spec.clone(), new.as_deref().unwrap_or_default())?;
-    let vocabulary = network.vocabulary().and_then(|output| spec.param(&output.weight)).map_or(0, |p| p.shape[0] as u64);
+    let vocabulary =
+        network.vocabulary().and_then(|output| spec.param(&output.weight)).map_or(0, |p| p.shape[0] as u64);
 
     let batch = stage.train.batch as u64;
     let examples = facts.texts.examples.map_or(batch, |known| batch.min(known.count.max(1)));
@@ -266,7 +267,8 @@ fn ranges(mut numbers: Vec<usize>) -> String {
             _ => runs.push((number, number)),
         }
     }
-    let show = |(first, last): (usize, usize)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    let show =
+        |(first, last): (usize, usize)| if first == last { first.to_string() } else { format!("{first}-{last}") };
     runs.into_iter().map(show).collect::<Vec<_>>().join(", ")
 }
 

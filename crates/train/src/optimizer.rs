@@ -68,4 +68,3 @@ impl Optimizer {
         Ok(Optimizer { moments })
     }
 }
-

@@ -103,7 +103,9 @@ impl Source {
         }
         match String::from_utf8(bytes) {
             // A mark of the encoding, which some editors write.
-            Ok(text) => Ok(Source { path: path.to_owned(), text: text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned() }),
+            Ok(text) => {
+                Ok(Source { path: path.to_owned(), text: text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned() })
+            }
             Err(error) => {
                 let at = error.utf8_error().valid_up_to();
                 let before = String::from_utf8_lossy(&error.as_bytes()[..at]).into_owned();
@@ -143,7 +145,10 @@ impl Source {
         }
         resolve_values(&mut recipe, &folder(&self.path)?);
         let json = serde_json::to_value(&recipe).map_err(|error| {
-            fail(vec![(document.place, format!("cannot be written down again: {error}; use UTF-8 names for its folders"))])
+            fail(vec![(
+                document.place,
+                format!("cannot be written down again: {error}; use UTF-8 names for its folders"),
+            )])
         })?;
         let mut origin = BTreeMap::new();
         origins(&json, Some(&document), String::new(), &places, &mut origin);

@@ -81,7 +81,8 @@ pub fn run(resolved: &Resolved, options: &Options, watch: &Watch, emit: &mut dyn
             summaries.push(record.summary);
             continue;
         }
-        let session = Session { recipe, index, stage, key, base: &base, tokenizer: &tokenizer, cache: &cache, device: &device };
+        let session =
+            Session { recipe, index, stage, key, base: &base, tokenizer: &tokenizer, cache: &cache, device: &device };
         match session.train(&options.out, &carry, &mut sink).map_err(|error| error.in_stage(&stage.name))? {
             Ok((record, params)) => {
                 save_stage(&dir, &record, &params)?;

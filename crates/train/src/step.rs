@@ -154,7 +154,12 @@ pub fn train(
         let interrupted = (watch.interrupted)();
         let last = state.progress.stopped || interrupted;
         if last || is_due(&stage.train.checkpoint, state.progress.step, order.steps_per_epoch(), stage.steps) {
-            let path = checkpoints.save(&state.progress, &moved(stage.plan, &state.params), &state.memory, &state.optimizer)?;
+            let path = checkpoints.save(
+                &state.progress,
+                &moved(stage.plan, &state.params),
+                &state.memory,
+                &state.optimizer,
+            )?;
             emit(Event::Checkpoint { step: state.progress.step, path: path.display().to_string() })?;
         }
         if interrupted {
@@ -172,7 +177,12 @@ fn batches(stage: &StageRun, examples: &[u32], lengths: &[u32], epoch: u64) -> R
     cut.iter()
         .map(|examples| {
             let slots: Vec<u32> = examples.iter().map(|example| slots[example]).collect();
-            Ok(stage.objective.batch(&stage.data.train.examples, examples, &slots, Draw::Train { seed: stage.seed, epoch })?)
+            Ok(stage.objective.batch(
+                &stage.data.train.examples,
+                examples,
+                &slots,
+                Draw::Train { seed: stage.seed, epoch },
+            )?)
         })
         .collect()
 }

@@ -60,7 +60,10 @@ fn a_lora_stage_by_hand() {
         stage.roles.iter().find(|row| row.role == role && row.added == added).expect("the role")
     };
     let query = row(Role::Query, true);
-    assert_eq!((query.layers.as_str(), query.tensors, query.moving_tensors, query.moving_numbers), ("0-11", 24, 24, lora / 2));
+    assert_eq!(
+        (query.layers.as_str(), query.tensors, query.moving_tensors, query.moving_numbers),
+        ("0-11", 24, 24, lora / 2)
+    );
     let frozen = row(Role::Query, false);
     assert_eq!((frozen.layers.as_str(), frozen.tensors, frozen.moving_tensors), ("", 24, 0));
     assert_eq!(row(Role::Head, false).moving_numbers, 3 * 768 + 3);

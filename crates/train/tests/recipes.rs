@@ -128,15 +128,27 @@ fn broken_recipes_are_answered_with_line_and_key() {
         ("\"models/tiny\"", "\"models/tiny", &["recipe.toml:4:"]),
         ("seed = 7", "seed = 7 8", &["recipe.toml:1:"]),
         // Unknown keys, with the nearest known one.
-        ("rank = 4", "rnak = 4", &["recipe.toml:16:28: unknown key `rnak` in method lora; did you mean `rank`? (known: "]),
+        (
+            "rank = 4",
+            "rnak = 4",
+            &["recipe.toml:16:28: unknown key `rnak` in method lora; did you mean `rank`? (known: "],
+        ),
         ("seed = 7", "sed = 7", &["recipe.toml:1:1: unknown key `sed` in the recipe", "did you mean `seed`?"]),
         ("path = ", "pth = ", &["recipe.toml:4:1: unknown key `pth` in model", "`path`?"]),
-        ("name = \"intents\"", "nme = \"intents\"", &["recipe.toml:13:1", "unknown key `nme`", "missing key `name` in stage"]),
+        (
+            "name = \"intents\"",
+            "nme = \"intents\"",
+            &["recipe.toml:13:1", "unknown key `nme`", "missing key `name` in stage"],
+        ),
         ("probability = 0.2", "propability = 0.2", &["recipe.toml:8:", "objective mlm", "`probability`?"]),
         ("category", "category\", lable = \"x", &["recipe.toml:15:", "unknown key `lable` in data", "`label`?"]),
         ("batch = 16", "batchsize = 16", &["recipe.toml:18:11: unknown key `batchsize` in train", "`batch`"]),
         ("patience = 3", "patients = 3", &["recipe.toml:19:", "unknown key `patients` in evaluate", "`patience`?"]),
-        ("name = \"intents\"", "name = \"intents\"\nepochs = 3", &["unknown key `epochs` in stage; it belongs in `train`"]),
+        (
+            "name = \"intents\"",
+            "name = \"intents\"\nepochs = 3",
+            &["unknown key `epochs` in stage; it belongs in `train`"],
+        ),
         // Wrong types.
         ("seed = 7", "seed = \"seven\"", &["recipe.toml:1:8: `seed` is the text", "expected a whole number from 0"]),
         ("seed = 7", "seed = -7", &["recipe.toml:1:8: `seed` is `-7`, expected a whole number from 0"]),
@@ -148,8 +160,16 @@ fn broken_recipes_are_answered_with_line_and_key() {
         ("5e-4", "inf", &["`learning_rate` is `inf`, expected a finite number"]),
         ("dev = 0.1", "dev = true", &["recipe.toml:15:", "`dev` is `true`, expected a number or text in quotes"]),
         ("[model]\npath =", "model =", &["`model` is the text", "expected a table"]),
-        ("method = [{ kind = \"lora\", rank = 4, on = [\"query\", \"value\"] }, { kind = \"bitfit\" }]", "method = { kind = \"lora\" }", &["recipe.toml:16:10: `method` is a table, expected a list"]),
-        ("{ kind = \"bitfit\" }", "\"bitfit\"", &["recipe.toml:16:", "`method` is the text", "expected a table such as { kind = \"full\" }"]),
+        (
+            "method = [{ kind = \"lora\", rank = 4, on = [\"query\", \"value\"] }, { kind = \"bitfit\" }]",
+            "method = { kind = \"lora\" }",
+            &["recipe.toml:16:10: `method` is a table, expected a list"],
+        ),
+        (
+            "{ kind = \"bitfit\" }",
+            "\"bitfit\"",
+            &["recipe.toml:16:", "`method` is the text", "expected a table such as { kind = \"full\" }"],
+        ),
         ("[\"query\", \"value\"]", "\"query\"", &["recipe.toml:16:", "`on` is the text", "expected a list"]),
         ("test = \"test.csv\"", "test = 3", &["`test` is `3`, expected text in quotes"]),
         // Unknown words and kinds.
@@ -169,8 +189,16 @@ fn broken_recipes_are_answered_with_line_and_key() {
         // Values that mean nothing.
         ("path = \"models/tiny\"", "", &["recipe.toml:3:1: model says neither `path`"]),
         ("path = \"models/tiny\"", "path = \"\"", &["recipe.toml:4:8: `path` is empty"]),
-        ("path = \"models/tiny\"", "path = \"a\"\nnew = { config = { model_type = \"bert\" }, vocabulary = 100, text = \"t\" }", &["recipe.toml:5:7: `path` and `new` exclude each other"]),
-        ("path = \"models/tiny\"", "new = { config = {}, vocabulary = 2, text = \"t\" }", &["recipe.toml:4:", "`vocabulary` is 2", "`model_type`"]),
+        (
+            "path = \"models/tiny\"",
+            "path = \"a\"\nnew = { config = { model_type = \"bert\" }, vocabulary = 100, text = \"t\" }",
+            &["recipe.toml:5:7: `path` and `new` exclude each other"],
+        ),
+        (
+            "path = \"models/tiny\"",
+            "new = { config = {}, vocabulary = 2, text = \"t\" }",
+            &["recipe.toml:4:", "`vocabulary` is 2", "`model_type`"],
+        ),
         ("\"intents\"", "\"adapt\"", &["recipe.toml:13:8: stage 1 is called `adapt` as stage 0 is"]),
         ("\"intents\"", "\"Adapt\"", &["recipe.toml:13:8: stage 1 is called `Adapt`"]),
         ("\"intents\"", "\"../up\"", &["recipe.toml:13:8: `name` is", "the name of a folder"]),
@@ -194,7 +222,11 @@ fn broken_recipes_are_answered_with_line_and_key() {
         ("every = \"epoch\"", "every = \"never\"", &["`patience` needs evaluations"]),
         ("\"accuracy\"", "\"acuracy\"", &["recipe.toml:19:40: there is no metric `acuracy`; did you mean `accuracy`?"]),
         ("\"accuracy\"", "\"perplexity\"", &["recipe.toml:19:40: metric `perplexity` does not apply"]),
-        ("\"train.csv\"", "\"train.txt\"", &["recipe.toml:15:", "the objective classify needs labels, and plain text has none"]),
+        (
+            "\"train.csv\"",
+            "\"train.txt\"",
+            &["recipe.toml:15:", "the objective classify needs labels, and plain text has none"],
+        ),
         ("dev = 0.1", "dev = 0.1, pack = true", &["recipe.toml:15:", "`pack` would join texts with different labels"]),
         ("unit = \"paragraph\"", "pair = \"b\", pack = true, format = \"csv\"", &["recipe.toml:9:", "pairs are not"]),
         ("unit = \"paragraph\"", "label = \"x\"", &["recipe.toml:9:", "`label` does nothing"]),
@@ -226,7 +258,10 @@ fn broken_overrides_are_answered_with_themselves() {
         ("seed.deep=3", &["`seed` is `7`, not a table with keys"]),
         ("stage.intent.train.batch=3", &["`stage` has no `intent`; did you mean `intents`?", "0 `adapt`, 1 `intents`"]),
         ("stage.2.train.batch=3", &["`stage` has no `2`", "(there are 2: 0 `adapt`, 1 `intents`)"]),
-        ("stage.intents.train.epohcs=3", &["--set `stage.intents.train.epohcs=3`: unknown key `epohcs` in train; did you mean `epochs`?"]),
+        (
+            "stage.intents.train.epohcs=3",
+            &["--set `stage.intents.train.epohcs=3`: unknown key `epohcs` in train; did you mean `epochs`?"],
+        ),
         ("stage.intents.method=[{ kind =", &["--set", "the value is not TOML"]),
         ("stage.intents.method.lora.rnak=1", &["unknown key `rnak` in method lora"]),
         ("seed=1\nmodel.path=\"x\"", &["--set", "`seed` is the text"]),
@@ -293,7 +328,27 @@ fn mutations_never_panic() {
         drawn += 1;
         (rng.uniform(drawn) * n as f64) as usize
     };
-    let bits: &[&str] = &["[", "]", "{", "}", "=", "\"", "'", "\n", ".", "#", "-1", "1e999", "nan", "true", "\u{0}", "é", "[[stage]]", "kind", ","];
+    let bits: &[&str] = &[
+        "[",
+        "]",
+        "{",
+        "}",
+        "=",
+        "\"",
+        "'",
+        "\n",
+        ".",
+        "#",
+        "-1",
+        "1e999",
+        "nan",
+        "true",
+        "\u{0}",
+        "é",
+        "[[stage]]",
+        "kind",
+        ",",
+    ];
     let mut refused = 0;
     for _ in 0..3000 {
         let mut bytes = GOOD.as_bytes().to_vec();

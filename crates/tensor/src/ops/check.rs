@@ -44,9 +44,8 @@ impl Case {
         let expected = reference(&self.inputs);
         compare("values", &out.value().to_vec(), &expected, self.tolerance);
         let weights = noise(expected.len(), "weights");
-        let weighted = |inputs: &Inputs| -> f64 {
-            reference(inputs).iter().zip(&weights).map(|(y, &w)| y * f64::from(w)).sum()
-        };
+        let weighted =
+            |inputs: &Inputs| -> f64 { reference(inputs).iter().zip(&weights).map(|(y, &w)| y * f64::from(w)).sum() };
         let loss = weighted_sum(&mut tape, &out, &weights);
         let mut grads = Grads::default();
         tape.backward(&loss, &mut grads).unwrap();

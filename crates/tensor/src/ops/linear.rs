@@ -35,16 +35,12 @@ impl Tape {
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn linear(
-        &mut self,
-        x: &Var,
-        weight: &Var,
-        bias: Option<&Var>,
-        activation: Option<Activation>,
-    ) -> Result<Var> {
+    pub fn linear(&mut self, x: &Var, weight: &Var, bias: Option<&Var>, activation: Option<Activation>) -> Result<Var> {
         let (rows, inputs) = (x.value().rows(), x.value().width());
         let shape = weight.value().shape();
-        ensure_shape("linear", shape.len() == 2 && shape[1] == inputs, shape, || format!("an input of width {inputs}"))?;
+        ensure_shape("linear", shape.len() == 2 && shape[1] == inputs, shape, || {
+            format!("an input of width {inputs}")
+        })?;
         let outputs = shape[0];
         if let Some(bias) = bias {
             ensure_shape("linear", bias.value().len() == outputs, bias.value().shape(), || {
@@ -122,7 +118,9 @@ mod tests {
         let (n, k) = (b.len(), w.len() / b.len());
         x.chunks(k)
             .flat_map(|row| {
-                (0..n).map(|j| f(b[j] + row.iter().zip(&w[j * k..]).map(|(x, w)| x * w).sum::<f64>())).collect::<Vec<_>>()
+                (0..n)
+                    .map(|j| f(b[j] + row.iter().zip(&w[j * k..]).map(|(x, w)| x * w).sum::<f64>()))
+                    .collect::<Vec<_>>()
             })
             .collect()
     }

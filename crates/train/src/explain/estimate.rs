@@ -182,7 +182,8 @@ fn tokens(found: Option<&Read>, tokenizer: Option<&Tokenizer>, path: &Path) -> R
 /// The labels that a fine-tuned base model has, else an assumption.
 fn labels_of(config: &Json) -> Count {
     let named = config.get("id2label").and_then(Json::as_object).map(|labels| labels.len() as u64);
-    let said = named.or(config.get("num_labels").and_then(Json::as_u64)).filter(|&count| (2..=1 << 20).contains(&count));
+    let said =
+        named.or(config.get("num_labels").and_then(Json::as_u64)).filter(|&count| (2..=1 << 20).contains(&count));
     match said {
         Some(count) => Count { count, known: Known::Config },
         None => Count { count: ASSUMED_LABELS, known: Known::Assumed },

@@ -69,7 +69,9 @@ impl<'s> Check<'s> {
         view.types.retain(|&name| name != "null");
         view.words.extend(schema.get("const").and_then(Json::as_str));
         view.words.extend(list(schema, "enum").iter().filter_map(Json::as_str));
-        view.properties.extend(schema.get("properties").and_then(Json::as_object).into_iter().flatten().map(|(k, v)| (k.as_str(), v)));
+        view.properties.extend(
+            schema.get("properties").and_then(Json::as_object).into_iter().flatten().map(|(k, v)| (k.as_str(), v)),
+        );
         view.required.extend(list(schema, "required").iter().filter_map(Json::as_str));
         for key in ["additionalProperties", "unevaluatedProperties"] {
             match schema.get(key) {
@@ -133,7 +135,10 @@ impl<'s> Check<'s> {
             Value::Text(text) if !view.words.is_empty() && !view.words.contains(&text.as_str()) => {
                 let near = did_you_mean(text, view.words.iter().copied());
                 let known = list_of(&view.words);
-                self.found.push((node.place, format!("{} is {}{near} (known: {known})", quoted(name), quoted(&format!("{text:?}")))));
+                self.found.push((
+                    node.place,
+                    format!("{} is {}{near} (known: {known})", quoted(name), quoted(&format!("{text:?}"))),
+                ));
             }
             Value::Integer(number) => {
                 let value = *number as f64;
@@ -171,7 +176,10 @@ impl<'s> Check<'s> {
                     let owner = if near.is_empty() { self.owner(key, view) } else { String::new() };
                     let known: Vec<&str> = view.properties.iter().map(|(known, _)| *known).collect();
                     let known = list_of(&known);
-                    self.found.push((*place, format!("unknown key {} in {whose}{near}{owner} (known: {known})", quoted(key))));
+                    self.found.push((
+                        *place,
+                        format!("unknown key {} in {whose}{near}{owner} (known: {known})", quoted(key)),
+                    ));
                 }
                 None => {
                     let inner = view.others.map(|schema| self.view(schema)).unwrap_or_default();
@@ -217,7 +225,10 @@ impl<'s> Check<'s> {
             };
             let Some(word) = kind.text() else {
                 let known = list_of(&tags);
-                self.found.push((kind.place, format!("`{TAG}` of {name} is {}, expected text (known: {known})", kind.describe())));
+                self.found.push((
+                    kind.place,
+                    format!("`{TAG}` of {name} is {}, expected text (known: {known})", kind.describe()),
+                ));
                 return;
             };
             match view.alternatives.iter().find(|inner| tag(inner) == Some(word)) {
@@ -248,7 +259,8 @@ impl<'s> Check<'s> {
     }
 
     fn wrong(&mut self, node: &Node, view: &View<'s>, name: &str) {
-        self.found.push((node.place, format!("{} is {}, expected {}", quoted(name), node.describe(), self.expected(view))));
+        self.found
+            .push((node.place, format!("{} is {}, expected {}", quoted(name), node.describe(), self.expected(view))));
     }
 
     /// What a schema asks for, in words.

@@ -38,7 +38,8 @@ impl Node {
         let (table, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
             let place = |at: usize| set.map_or(Place::File(at), Place::Set);
-            let found = |e: &toml::de::Error| (place(e.span().map_or(0, |s| s.start)), format!("not TOML: {}", e.message()));
+            let found =
+                |e: &toml::de::Error| (place(e.span().map_or(0, |s| s.start)), format!("not TOML: {}", e.message()));
             return Err(errors.iter().map(found).collect());
         }
         let start = table.span().start;
@@ -148,7 +149,8 @@ impl Node {
                 Ok(&mut table.entry(segment.to_owned()).or_insert_with(made).1)
             }
             Value::List(items) => {
-                let called = |item: &Node| ["name", "kind"].iter().find_map(|key| item.get(key)?.text().map(str::to_owned));
+                let called =
+                    |item: &Node| ["name", "kind"].iter().find_map(|key| item.get(key)?.text().map(str::to_owned));
                 let names: Vec<String> = items.iter().filter_map(called).collect();
                 let index = match segment.parse::<usize>() {
                     Ok(index) => Some(index).filter(|&index| index < items.len()),

@@ -104,7 +104,8 @@ pub(crate) fn plain(text: &str) -> String {
 
 fn visible(c: char) -> Vec<char> {
     // Besides control characters, those that change the direction of what follows.
-    let hidden = c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let hidden =
+        c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if hidden { c.escape_default().collect() } else { vec![c] }
 }
 
@@ -114,7 +115,8 @@ pub(crate) fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a s
     if name.len() > 4 * LONGEST {
         return String::new();
     }
-    let begins = |known: &&str| known.len() > 2 && name.len() > 2 && (known.starts_with(name) || name.starts_with(*known));
+    let begins =
+        |known: &&str| known.len() > 2 && name.len() > 2 && (known.starts_with(name) || name.starts_with(*known));
     let near = luthier_nn::nearest(name, known.clone()).or_else(|| known.into_iter().find(begins));
     near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
 }

@@ -178,12 +178,17 @@ impl Rules {
         }
         // A key that would do nothing is an error unless it says the default: a resolved recipe says every default.
         if !labelled && data.label != "label" {
-            self.wrong(at.key("label"), format!("`label` does nothing: the objective {kind} reads no labels; take it out"));
+            self.wrong(
+                at.key("label"),
+                format!("`label` does nothing: the objective {kind} reads no labels; take it out"),
+            );
         }
         let Some(format) = format(data) else { return };
         if format == Format::Text {
             if labelled {
-                let message = format!("the objective {kind} needs labels, and plain text has none; name a CSV, TSV or JSON lines file");
+                let message = format!(
+                    "the objective {kind} needs labels, and plain text has none; name a CSV, TSV or JSON lines file"
+                );
                 self.wrong(at.key("train"), message);
             }
             for (key, said) in [("text", data.text != "text"), ("pair", data.pair.is_some())] {
@@ -206,7 +211,8 @@ impl Rules {
             return;
         }
         if labelled {
-            let message = format!("`pack` would join texts with different labels; the objective {kind} reads one text at a time");
+            let message =
+                format!("`pack` would join texts with different labels; the objective {kind} reads one text at a time");
             self.wrong(at.key("pack"), message);
         }
         if pair {
@@ -214,7 +220,8 @@ impl Rules {
             self.wrong(at.key("pack"), message.to_owned());
         }
         if data.overlong != Overlong::default() {
-            let message = "`overlong` does nothing beside `pack`: texts are cut into blocks and nothing is too long; take it out";
+            let message =
+                "`overlong` does nothing beside `pack`: texts are cut into blocks and nothing is too long; take it out";
             self.wrong(at.key("overlong"), message.to_owned());
         }
     }
@@ -271,7 +278,8 @@ impl Rules {
                 ("patience", patient),
             ];
             for (key, _) in needs.into_iter().filter(|(_, needed)| *needed) {
-                let message = format!("`{key}` needs development data; add `dev` to data: a file, or a fraction such as 0.1");
+                let message =
+                    format!("`{key}` needs development data; add `dev` to data: a file, or a fraction such as 0.1");
                 self.wrong(at.key(key), message);
             }
         } else if patient && evaluate.every == Every::Word(EveryWord::Never) {

@@ -11,7 +11,9 @@ use crate::parse::{Origin, dotted};
 /// Writes a recipe that was turned into JSON. `name` is what the comments call its file.
 pub(crate) fn to_toml(recipe: &Json, origins: &BTreeMap<String, Origin>, name: &str) -> String {
     let mut writer = Writer { text: String::new(), origins, name };
-    writer.text.push_str("# Every value of this run, and where each comes from. It is a recipe: it can be run again.\n\n");
+    writer
+        .text
+        .push_str("# Every value of this run, and where each comes from. It is a recipe: it can be run again.\n\n");
     if let Json::Object(table) = recipe {
         writer.table(table, "", "");
     }
