@@ -63,12 +63,7 @@ impl<W: Write> Writer<W> {
     ///
     /// # Errors
     /// When `out` refuses.
-    pub(crate) fn new(
-        mut out: W,
-        style: Style,
-        header: &[&str],
-        labels: Option<Vec<String>>,
-    ) -> io::Result<Writer<W>> {
+    pub(crate) fn new(mut out: W, style: Style, header: &[&str], labels: Option<Vec<String>>) -> io::Result<Writer<W>> {
         let header = header.iter().chain(added(labels.is_some())).copied();
         match style {
             Style::Csv => out.write_all(&record(header)?)?,

@@ -134,6 +134,9 @@ mod tests {
         }
         let lora = groups[1].kinds.iter().find(|kind| kind.name == "lora").expect("lora is a method");
         assert_eq!(lora.paper.as_deref(), Some("Hu et al. 2022"));
-        assert_eq!(lora.keys[1], Key { name: "rank".into(), default: json!(8), meaning: "The rank of the additions.".into() });
+        assert_eq!(
+            lora.keys[1],
+            Key { name: "rank".into(), default: json!(8), meaning: "The rank of the additions.".into() }
+        );
     }
 }

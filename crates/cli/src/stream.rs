@@ -118,7 +118,10 @@ mod tests {
 
     /// Answers a text with itself.
     fn echo(examples: &[Example]) -> Result<Vec<Answer>> {
-        Ok(examples.iter().map(|example| Answer { label: example.text.clone(), probability: 0.5, logits: Vec::new() }).collect())
+        Ok(examples
+            .iter()
+            .map(|example| Answer { label: example.text.clone(), probability: 0.5, logits: Vec::new() })
+            .collect())
     }
 
     #[test]
@@ -140,7 +143,7 @@ mod tests {
         assert!((2..=CHUNK).contains(&largest), "{largest}");
     }
 
-    /// A row is answered before the next one comes, and before the input ends.
+    /// A row is answered before the next one comes, and before the input ends. Without the flush above it fails.
     #[test]
     fn nobody_waits_for_an_answer() {
         let (ours, theirs) = UnixStream::pair().expect("sockets");

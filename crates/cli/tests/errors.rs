@@ -30,7 +30,10 @@ fn what_a_person_can_put_right_is_two() {
             let ran = folder.run(&format!("{arguments}{json}"));
             assert_eq!(ran.code, Some(2), "{arguments}: {ran:#?}");
             assert!(ran.error.contains("error: ") && ran.error.contains(expected), "{arguments}: {ran:#?}");
-            assert!(!ran.error.contains("panicked") && !ran.error.contains("fault in Luthier"), "{arguments}: {ran:#?}");
+            assert!(
+                !ran.error.contains("panicked") && !ran.error.contains("fault in Luthier"),
+                "{arguments}: {ran:#?}"
+            );
             assert!(json.is_empty() || ran.out.is_empty(), "{arguments}: {ran:#?}");
         }
     }

@@ -12,7 +12,9 @@ fn help(arguments: &str, expected: Expect) {
 
 #[test]
 fn of_all() {
-    help("", expect![[r#"
+    help(
+        "",
+        expect![[r#"
         Fine-tunes pretrained language models: a recipe goes in, a model that Python's libraries load comes out
 
         Usage: luthier [OPTIONS] <COMMAND>
@@ -41,12 +43,15 @@ fn of_all() {
 
         Example:
           luthier train recipe.toml
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn of_train() {
-    help("train", expect![[r#"
+    help(
+        "train",
+        expect![[r#"
         Run the stages of a recipe and leave a run directory
 
         Usage: luthier train [OPTIONS] <RECIPE> [RECIPE]...
@@ -68,12 +73,15 @@ fn of_train() {
 
         Example:
           luthier train recipe.toml --set stage.intents.train.epochs=3 --out runs/short
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn of_predict() {
-    help("predict", expect![[r#"
+    help(
+        "predict",
+        expect![[r#"
         Add `prediction` and `probability` to each row of a file or of standard input
 
         Usage: luthier predict [OPTIONS] <RUN> [INPUT]
@@ -95,7 +103,8 @@ fn of_predict() {
 
         Example:
           luthier predict runs/intents new.csv --out answered.csv
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

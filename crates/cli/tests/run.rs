@@ -56,7 +56,10 @@ fn train_tells_its_story_in_plain_lines() {
 fn every_command_prints_one_document() {
     let folder = trained();
     let evaluated = folder.run("evaluate runs/recipe --json").good().json();
-    assert!(evaluated["scores"]["accuracy"].is_f64() && evaluated["intervals"]["accuracy"]["low"].is_f64(), "{evaluated}");
+    assert!(
+        evaluated["scores"]["accuracy"].is_f64() && evaluated["intervals"]["accuracy"]["low"].is_f64(),
+        "{evaluated}"
+    );
     assert!(evaluated["data"].as_str().is_some_and(|data| data.ends_with("test.csv")));
     let plan = folder.run("plan recipe.toml --json").good().json();
     assert_eq!(plan["stages"][1]["labels"]["count"], 2);
@@ -103,7 +106,8 @@ fn predictions_stand_beside_their_rows() {
 #[test]
 fn a_stream_is_answered_as_it_comes() {
     let folder = trained();
-    let mut child = folder.command("predict runs/recipe").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut child =
+        folder.command("predict runs/recipe").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it runs");
     let mut feed = child.stdin.take().expect("a pipe");
     let mut answers = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     for i in 0..3 {
@@ -139,7 +143,12 @@ fn a_closed_pipe_is_no_error() {
 fn an_interrupted_run_goes_on() {
     let folder = Folder::new();
     folder.write("recipe.toml", &folder.recipe("steps = 400"));
-    let mut child = folder.command("train recipe.toml --json").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let mut child = folder
+        .command("train recipe.toml --json")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
     let mut story = BufReader::new(child.stderr.take().expect("a pipe")).lines();
     let begun = story.by_ref().map_while(Result::ok).any(|line| line.starts_with("stage animals (classify)"));
     assert!(begun);

@@ -107,7 +107,8 @@ impl Checkpoint {
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|e| content(format!("not a safetensors file ({e})")))?;
         let start = header + 8;
-        for (name, info) in metadata.tensors() {
+        // Sorted, so that of several faults the same one is told every time.
+        for (name, info) in metadata.tensors().into_iter().collect::<BTreeMap<_, _>>() {
             let bytes = start + info.data_offsets.0..start + info.data_offsets.1;
             if bytes.end > map.len() {
                 return Err(content(format!("the tensor {name} reaches beyond the end of the file")));
@@ -282,7 +283,7 @@ pub fn load_tensors(device: &Device, path: &Path) -> Result<Params> {
     let map = map_file(&file).map_err(|e| file_error(path, e, hint))?;
     let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| content(e.to_string()))?;
     let mut params = Params::default();
-    for (name, info) in metadata.tensors() {
+    for (name, info) in metadata.tensors().into_iter().collect::<BTreeMap<_, _>>() {
         let bytes = header + 8 + info.data_offsets.0..header + 8 + info.data_offsets.1;
         if info.dtype != Dtype::F32 {
             return Err(content(format!("the tensor {name} holds {:?}, expected F32", info.dtype)));

@@ -1,6 +1,7 @@
 //! Hashes: what a run and a stage were computed from.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::path::Path;
 
@@ -36,9 +37,8 @@ pub fn manifest(recipe: &Recipe, model: &Path) -> Result<Manifest> {
     let mut data = BTreeMap::new();
     for stage in &recipe.stage {
         for path in data_files(stage) {
-            let name = path.display().to_string();
-            if !data.contains_key(&name) {
-                data.insert(name, of_file(path)?);
+            if let Entry::Vacant(entry) = data.entry(path.display().to_string()) {
+                entry.insert(of_file(path)?);
             }
         }
     }

@@ -58,7 +58,7 @@ impl Run {
         let recipe = Source::read(&recipe_path, &[])?.recipe;
         let device = Device::cpu();
         let base_dir = base_model(&recipe, path, &device)?;
-        let (index, stage) = match recipe.stage.iter().enumerate().last() {
+        let (index, stage) = match recipe.stage.iter().enumerate().next_back() {
             Some(last) => last,
             None => return Err(refuse("a recipe without stages".to_owned(), "at least one", "The run is damaged")),
         };

@@ -56,7 +56,10 @@ pub(crate) fn predict(arguments: &Predict, screen: Screen) -> Result<()> {
         return Err(error);
     }
     let (file, count) = out.finish()?;
-    file.get_ref().sync_all().and_then(|()| std::fs::rename(&aside, path)).map_err(|error| cannot_write(path, &error))?;
+    file.get_ref()
+        .sync_all()
+        .and_then(|()| std::fs::rename(&aside, path))
+        .map_err(|error| cannot_write(path, &error))?;
     if screen.json {
         return screen.document(&json!({"rows": count, "out": path}));
     }

@@ -15,7 +15,7 @@ const BAR: usize = 40;
 /// The report on the data of one stage.
 pub(crate) fn data(stage: &str, report: &Report, paint: Paint) -> String {
     let mut parts = vec![paint.bold(&format!("stage {stage}")), sets(report).render(paint)];
-    parts.extend(report.sets.first().map(|set| lengths(set)));
+    parts.extend(report.sets.first().map(lengths));
     if !report.labels.is_empty() {
         parts.push(labels(report, paint));
     }
@@ -86,9 +86,13 @@ fn remarks(report: &Report, paint: Paint) -> Vec<String> {
     for set in &report.sets {
         let name = &set.name;
         if set.overlong > 0 {
-            let (texts, share) = (counted(set.overlong as u64, "text"), percent(set.overlong as u64, set.examples as u64));
+            let (texts, share) =
+                (counted(set.overlong as u64, "text"), percent(set.overlong as u64, set.examples as u64));
             let (most, tokens) = (count(report.max_length as u64), count(set.tokens_cut));
-            warn(format!("{name} has {texts} ({share}) of more than {most} tokens; a cut takes {tokens} tokens"), vec![]);
+            warn(
+                format!("{name} has {texts} ({share}) of more than {most} tokens; a cut takes {tokens} tokens"),
+                vec![],
+            );
         }
         if set.empty > 0 {
             let texts = counted(set.empty as u64, "empty text");
@@ -97,14 +101,16 @@ fn remarks(report: &Report, paint: Paint) -> Vec<String> {
         let twice = &set.duplicates;
         if twice.rows > 0 {
             let (rows, texts) = (counted(twice.rows as u64, "repeated row"), counted(twice.texts as u64, "text"));
-            let text = format!("{name} has {rows}, of {texts}; with several labels: {}", count(twice.conflicting as u64));
+            let text =
+                format!("{name} has {rows}, of {texts}; with several labels: {}", count(twice.conflicting as u64));
             warn(text, twice.examples.iter().map(repeated).collect());
         }
     }
     for leak in &report.leakage {
         let (rows, conflicting) = (counted(leak.rows as u64, "row"), count(leak.conflicting as u64));
         let (split, within) = (&leak.split, &leak.within);
-        let text = format!("{split} has {rows} whose text is in {within} as well; with another label there: {conflicting}");
+        let text =
+            format!("{split} has {rows} whose text is in {within} as well; with another label there: {conflicting}");
         warn(text, leak.examples.iter().map(repeated).collect());
     }
     for (labels, what) in [
@@ -222,7 +228,8 @@ mod tests {
             train.csv:2 [card_arrival]
               Where is my card
               [CLS] where is my card [SEP] (cut)
-        "#]].assert_eq(&data("intents", &report(), Paint { on: false }));
+        "#]]
+        .assert_eq(&data("intents", &report(), Paint { on: false }));
     }
 
     #[test]
@@ -251,6 +258,7 @@ mod tests {
               train.csv:2, train.csv:9 [x, y]: a dog
             warning: 2 labels with one training example, too few to learn from: a, b
             warning: 1 label without a training example: c
-            warning: these labels look like one: B, b"#]].assert_eq(&remarks(&report, Paint { on: false }).join("\n"));
+            warning: these labels look like one: B, b"#]]
+        .assert_eq(&remarks(&report, Paint { on: false }).join("\n"));
     }
 }

@@ -74,14 +74,16 @@ mod tests {
                 key("most", Value::Null, "No default."),
             ],
         };
-        let full = Kind { name: "full".into(), summary: "every weight moves".into(), paper: None, link: None, keys: vec![] };
+        let full =
+            Kind { name: "full".into(), summary: "every weight moves".into(), paper: None, link: None, keys: vec![] };
         Group { key: "method", list: true, kinds: vec![full, lora] }
     }
 
     #[test]
     fn a_table_of_all_and_a_page_of_one() {
         let (group, paint) = (group(), Paint { on: false });
-        let text = format!("{}\n---\n{}", all(std::slice::from_ref(&group), paint), one(&group, &group.kinds[1], paint));
+        let text =
+            format!("{}\n---\n{}", all(std::slice::from_ref(&group), paint), one(&group, &group.kinds[1], paint));
         expect![[r#"
             method  what it does             source
             full    every weight moves
@@ -100,6 +102,7 @@ mod tests {
 
             In a stage of a recipe:
               method = [{ kind = "lora", on = ["query", "value"] }]
-        "#]].assert_eq(&text);
+        "#]]
+        .assert_eq(&text);
     }
 }

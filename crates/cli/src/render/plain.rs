@@ -174,8 +174,7 @@ pub(crate) mod tests {
         let summary =
             Summary { stages: stages.clone(), peak_memory_bytes: 734_003_200, seconds_to_first_step: 0.75, run };
         let notice = |level, text: &str| Event::Notice { level, text: text.into(), counts: BTreeMap::new() };
-        let evaluated =
-            |step, split: &str, scores, best| Event::Evaluated { step, split: split.into(), scores, best };
+        let evaluated = |step, split: &str, scores, best| Event::Evaluated { step, split: split.into(), scores, best };
         [
             (0.1, Event::RunStarted { recipe: "4af1".into(), seed: 7, version: "0.1.0".into() }),
             (0.2, started("adapt", "mlm")),
@@ -206,8 +205,7 @@ pub(crate) mod tests {
     #[test]
     fn a_run_in_plain_lines() {
         let mut plain = Plain::default();
-        let lines: Vec<String> =
-            events().iter().flat_map(|line| plain.lines(line, Paint { on: false })).collect();
+        let lines: Vec<String> = events().iter().flat_map(|line| plain.lines(line, Paint { on: false })).collect();
         expect![[r#"
             stage adapt (mlm): 300 steps; 147,456 of 22,713,216 parameters move (0.6 %)
             step 100/300: epoch 1.00, loss 3.0000, learning rate 5.00e-4, 6,400 tokens/s, 20 s left
@@ -222,6 +220,7 @@ pub(crate) mod tests {
             stopped early at step 200: 1 evaluation without a better accuracy than 0.9000 at step 100
             step 200/300: test: accuracy 0.9200 (0.9100 to 0.9300), loss 0.5000
             stopped after step 200; a checkpoint is written
-            stage intents is done: 300 steps in 3 min 05 s, 12,346 tokens/s"#]].assert_eq(&lines.join("\n"));
+            stage intents is done: 300 steps in 3 min 05 s, 12,346 tokens/s"#]]
+        .assert_eq(&lines.join("\n"));
     }
 }

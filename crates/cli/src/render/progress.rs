@@ -124,13 +124,24 @@ mod tests {
         let mut lines = table.rows(0, 0.0, "dev", &scores(0.0123, false), true, paint);
         lines.extend(table.rows(282, 1.0, "dev", &scores(0.9, true), true, paint));
         lines.extend(table.rows(564, 2.0, "dev", &scores(0.8, true), false, paint));
-        lines.extend(table.rows(564, 2.0, "test", &[("loss", scores(0.1, false).0["loss"])].into_iter().collect(), false, paint));
+        lines.extend(table.rows(
+            564,
+            2.0,
+            "test",
+            &[("loss", scores(0.1, false).0["loss"])].into_iter().collect(),
+            false,
+            paint,
+        ));
+        // A bar in front keeps the blanks at the beginning of the lines.
+        let text: String = lines.iter().map(|line| format!("|{line}\n")).collect();
         expect![[r#"
-                step   epoch  split  accuracy      loss
-                   0    0.00  dev      0.0123    0.5000  best
-                 282    1.00  dev      0.9000    0.5000  best
-                 564    2.00  dev      0.8000    0.5000
-                step   epoch  split      loss
-                 564    2.00  test     0.5000"#]].assert_eq(&lines.join("\n"));
+            |    step   epoch  split  accuracy      loss
+            |       0    0.00  dev      0.0123    0.5000  best
+            |     282    1.00  dev      0.9000    0.5000  best
+            |     564    2.00  dev      0.8000    0.5000
+            |    step   epoch  split      loss
+            |     564    2.00  test     0.5000
+        "#]]
+        .assert_eq(&text);
     }
 }

@@ -89,7 +89,8 @@ mod tests {
             6 min 10 s of training, 12,346 tokens/s, first step after 0.8 s, at most 700 MiB of memory
             run directory: runs/intents
             next: luthier predict runs/intents new.csv
-        "#]].assert_eq(&text);
+        "#]]
+        .assert_eq(&text);
     }
 
     #[test]
@@ -97,6 +98,7 @@ mod tests {
         expect![[r#"
             metric     value  95 % interval
             accuracy  0.9200  0.9100 to 0.9300
-            loss      0.5000"#]].assert_eq(&measured(&scores(0.92, true), Paint { on: false }));
+            loss      0.5000"#]]
+        .assert_eq(&measured(&scores(0.92, true), Paint { on: false }));
     }
 }

@@ -31,9 +31,9 @@ impl Rows {
         } else {
             table.force_no_tty();
         }
-        table.set_header(self.header.iter().map(|name| {
-            Cell::new(name.trim_end_matches('>')).add_attribute(Attribute::Bold)
-        }));
+        table.set_header(
+            self.header.iter().map(|name| Cell::new(name.trim_end_matches('>')).add_attribute(Attribute::Bold)),
+        );
         for row in &self.rows {
             table.add_row(row);
         }

@@ -111,7 +111,7 @@ pub(crate) fn batch(examples: &[Example], chosen: &[usize]) -> Batch {
 /// The same, wanting every third token of each sequence instead of its label.
 pub(crate) fn masked(examples: &[Example], chosen: &[usize]) -> Batch {
     let mut batch = batch(examples, chosen);
-    batch.rows = (0..batch.tokens() as u32).filter(|&row| batch.positions[row as usize] % 3 == 0).collect();
+    batch.rows = (0..batch.tokens() as u32).filter(|&row| batch.positions[row as usize].is_multiple_of(3)).collect();
     batch.targets = batch.rows.iter().map(|&row| (batch.ids[row as usize] + 7) % 40).collect();
     batch
 }

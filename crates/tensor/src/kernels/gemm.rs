@@ -18,11 +18,6 @@ impl<'a> Mat<'a> {
         Mat { data, rows, cols, row_stride: cols, col_stride: 1 }
     }
 
-    /// `cols` columns of a row-major matrix whose rows are `stride` apart.
-    pub(crate) fn strided(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Mat<'a> {
-        Mat { data, rows, cols, row_stride: stride, col_stride: 1 }
-    }
-
     /// The transpose, without moving anything.
     pub(crate) fn t(self) -> Mat<'a> {
         Mat {

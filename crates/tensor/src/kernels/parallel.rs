@@ -18,18 +18,6 @@ pub fn with_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
 /// Elements a chunk: large enough to hide the hand-over, small enough to stay in the second-level cache.
 const CHUNK: usize = 1 << 14;
 
-/// Runs `f` over ranges that cover `0..n` in steps of `chunk`.
-pub(crate) fn ranges(n: usize, chunk: usize, f: impl Fn(Range<usize>) + Sync) {
-    let chunk = chunk.max(1);
-    if n <= chunk {
-        if n > 0 {
-            f(0..n);
-        }
-        return;
-    }
-    (0..n.div_ceil(chunk)).into_par_iter().for_each(|i| f(i * chunk..((i + 1) * chunk).min(n)));
-}
-
 /// `f` for every element.
 pub(crate) fn each(values: &mut [f32], f: impl Fn(&mut f32) + Sync) {
     let arch = pulp::Arch::new();

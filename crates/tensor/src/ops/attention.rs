@@ -287,7 +287,7 @@ mod tests {
     }
 
     fn dropout(tokens: usize) -> Dropout {
-        let keys = (0..tokens as u64).map(|i| (i / 7) << 20 | i % 7).collect();
+        let keys = (0..tokens as u64).map(|i| ((i / 7) << 20) | (i % 7)).collect();
         Dropout { p: 0.3, rng: Rng::at(5, "attention", 3, 1), keys }
     }
 

@@ -52,12 +52,12 @@ impl Case {
         for (&name, values) in &self.inputs {
             let found = grads.dense(name).unwrap().unwrap_or_else(|| panic!("no gradient for {name}")).to_vec();
             let mut expected = Vec::with_capacity(values.len());
-            for i in 0..values.len() {
+            for (i, &value) in values.iter().enumerate() {
                 let step = 1e-5;
                 let mut moved = self.inputs.clone();
-                moved.get_mut(name).unwrap()[i] = values[i] + step;
+                moved.get_mut(name).unwrap()[i] = value + step;
                 let up = weighted(&moved);
-                moved.get_mut(name).unwrap()[i] = values[i] - step;
+                moved.get_mut(name).unwrap()[i] = value - step;
                 expected.push((up - weighted(&moved)) / (2.0 * step));
             }
             compare(&format!("gradient of {name}"), &found, &expected, self.tolerance * 5.0);

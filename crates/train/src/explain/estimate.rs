@@ -142,7 +142,7 @@ fn read(stage: &Stage, format: Format, labelled: bool) -> Result<Option<Read>> {
         }
         found.labels.extend(example.label.take());
         // Every stride-th text, the stride doubled whenever the sample is full: spread over the file in one pass.
-        if found.rows % stride == 0 {
+        if found.rows.is_multiple_of(stride) {
             found.sample.push(example);
             if found.sample.len() == 2 * SAMPLE {
                 let mut keep = false;
