@@ -113,7 +113,7 @@ fn rows() -> Vec<(&'static str, Value, &'static str, Value, Seen)> {
     ]
 }
 
-/// Seen to fail with the scale of LoRA fixed at `alpha / rank`, and with a row taken away.
+/// Seen to fail with the scale of LoRA fixed at `alpha / rank`.
 #[test]
 fn every_knob_turns() {
     for (kind, beside, field, value, seen) in rows() {

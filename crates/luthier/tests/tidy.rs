@@ -85,7 +85,7 @@ fn only_the_drawn_edges_exist() {
     }
 }
 
-/// Seen to fail with a limit of 400.
+/// Seen to fail with a file made too long.
 #[test]
 fn files_are_short() {
     for path in files(&root().join("crates"), &["rs"]) {
@@ -138,7 +138,7 @@ fn sources() -> Vec<(PathBuf, String)> {
     found
 }
 
-/// Seen to fail with an `unwrap` in a library, and without the exception for tests.
+/// Seen to fail with an `unwrap` in a library.
 #[test]
 fn libraries_do_not_panic() {
     for (path, text) in sources() {
@@ -180,7 +180,7 @@ fn unsafe_is_in_kernels_and_says_why() {
     assert!(blocks > 0, "no unsafe was found at all, which cannot be");
 }
 
-/// Paths of a machine that somebody worked on mean nothing to a reader. Seen to fail with one in a script.
+/// Paths of a machine that somebody worked on mean nothing to a reader. Seen to fail with one in a scratch file.
 #[test]
 fn no_path_of_one_machine() {
     let words = ["/wo", "/ro"].map(|start| format!("{start}{}", if start == "/wo" { "rk/" } else { "ot/" }));
