@@ -1,6 +1,4 @@
 //! Killed at any instant and resumed, a run ends with the same bits as one that nobody disturbed.
-//!
-//! Sabotage seen to fail: a checkpoint that leaves the optimiser's second moments out; one that is written in place.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
