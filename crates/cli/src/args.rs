@@ -73,6 +73,10 @@ Example:
     /// Print the JSON schema of a recipe, for editors
     #[command(after_help = "Example:\n  luthier schema > recipe.schema.json")]
     Schema,
+
+    /// Measure what this machine can do
+    #[command(after_help = "Example:\n  luthier bench ceiling")]
+    Bench(Bench),
 }
 
 /// A recipe, and what is changed of it.
@@ -109,6 +113,10 @@ pub(crate) struct Train {
     /// Go on exactly where the run stopped
     #[arg(long)]
     pub(crate) resume: bool,
+
+    /// Take the time of every operation, and show where it went
+    #[arg(long)]
+    pub(crate) profile: bool,
 
     /// The run directory [default: runs/NAME, by the name of the recipe's file]
     #[arg(long, value_name = "DIR")]
@@ -189,6 +197,19 @@ pub(crate) enum Target {
     Peft,
     /// adapters (AdapterHub): what adapters added
     Adapterhub,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Bench {
+    /// What to measure
+    pub(crate) measure: Measure,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Measure {
+    /// The most multiplications and additions a second
+    Ceiling,
 }
 
 #[derive(Debug, Group)]

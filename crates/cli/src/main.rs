@@ -22,6 +22,7 @@ use clap::Parser;
 use args::{Args, Command};
 use environment::Environment;
 use failure::{DONE, exit_code};
+use luthier_train::Instructions;
 use render::paint::Paint;
 use screen::Screen;
 
@@ -30,8 +31,11 @@ fn main() -> ExitCode {
     fault::install();
     let args = Args::parse();
     let environment = Environment::read();
+    if let Some(most) = environment.instructions {
+        Instructions::limit(most);
+    }
     let screen = Screen::new(args.json, &environment);
-    let code = run(&args, &environment, screen, start).unwrap_or_else(|error| {
+    let code = on_threads(&args, || run(&args, &environment, screen, start)).unwrap_or_else(|error| {
         let code = exit_code(&error);
         if code.is_some() {
             let title = Paint { on: environment.error_colour }.red("error:");
@@ -42,15 +46,19 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Calls `f` on one of the threads that compute, so that it need not wait for them to wake up at every operation.
+fn on_threads<R: Send>(args: &Args, f: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    let threads = args.threads.map_or(0, usize::from);
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(f)
+}
+
 /// Runs the command; the exit code of a command that did not fail.
 fn run(args: &Args, environment: &Environment, screen: Screen, start: Instant) -> Result<u8> {
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(usize::from(threads)).build_global()?;
-    }
     match &args.command {
         Command::Train(arguments) => return commands::train::train(arguments, environment, screen, start),
         Command::Evaluate(arguments) => commands::evaluate::evaluate(arguments, environment, screen)?,
         Command::Predict(arguments) => commands::predict::predict(arguments, screen)?,
+        Command::Bench(arguments) => commands::bench::bench(arguments, screen)?,
         Command::Schema => commands::schema::schema(screen)?,
         Command::Plan(arguments) => commands::plan::plan(arguments, screen)?,
         Command::Data(arguments) => commands::data::data(arguments, environment, screen)?,

@@ -15,35 +15,36 @@ fn of_all() {
     help(
         "",
         expect![[r#"
-        Fine-tunes pretrained language models: a recipe goes in, a model that Python's libraries load comes out
+            Fine-tunes pretrained language models: a recipe goes in, a model that Python's libraries load comes out
 
-        Usage: luthier [OPTIONS] <COMMAND>
+            Usage: luthier [OPTIONS] <COMMAND>
 
-        Commands:
-          train     Run the stages of a recipe and leave a run directory
-          plan      Show what would move, and what it costs; reads no weights
-          data      Show the data as the model sees it: lengths, labels, duplicates, texts in both train and test
-          evaluate  Measure a finished run, with 95 % confidence intervals
-          predict   Add `prediction` and `probability` to each row of a file or of standard input
-          export    Write a finished run as files that Python's transformers, peft or adapters load
-          methods   List what a recipe can say under `method`, `stabilise` and `objective`, each with its source
-          schema    Print the JSON schema of a recipe, for editors
+            Commands:
+              train     Run the stages of a recipe and leave a run directory
+              plan      Show what would move, and what it costs; reads no weights
+              data      Show the data as the model sees it: lengths, labels, duplicates, texts in both train and test
+              evaluate  Measure a finished run, with 95 % confidence intervals
+              predict   Add `prediction` and `probability` to each row of a file or of standard input
+              export    Write a finished run as files that Python's transformers, peft or adapters load
+              methods   List what a recipe can say under `method`, `stabilise` and `objective`, each with its source
+              schema    Print the JSON schema of a recipe, for editors
+              bench     Measure what this machine can do
 
-        Options:
-              --json         Print one JSON document on standard output; everything else goes to standard error
-              --threads <N>  Compute on this many threads [default: one a core]
-          -h, --help         Print help
-          -V, --version      Print version
+            Options:
+                  --json         Print one JSON document on standard output; everything else goes to standard error
+                  --threads <N>  Compute on this many threads [default: one a core]
+              -h, --help         Print help
+              -V, --version      Print version
 
-        Exit codes:
-          0    done
-          1    failed
-          2    the arguments, the recipe or the data are wrong; the message says where
-          130  stopped by SIGINT (Ctrl-C), 143 by SIGTERM; `train --resume` goes on
+            Exit codes:
+              0    done
+              1    failed
+              2    the arguments, the recipe or the data are wrong; the message says where
+              130  stopped by SIGINT (Ctrl-C), 143 by SIGTERM; `train --resume` goes on
 
-        Example:
-          luthier train recipe.toml
-    "#]],
+            Example:
+              luthier train recipe.toml
+        "#]],
     );
 }
 
@@ -52,28 +53,29 @@ fn of_train() {
     help(
         "train",
         expect![[r#"
-        Run the stages of a recipe and leave a run directory
+            Run the stages of a recipe and leave a run directory
 
-        Usage: luthier train [OPTIONS] <RECIPE> [RECIPE]...
+            Usage: luthier train [OPTIONS] <RECIPE> [RECIPE]...
 
-        Arguments:
-          <RECIPE>     The recipe, a TOML file
-          [RECIPE]...  More recipes, run in turn; the results are set side by side at the end
+            Arguments:
+              <RECIPE>     The recipe, a TOML file
+              [RECIPE]...  More recipes, run in turn; the results are set side by side at the end
 
-        Options:
-              --json             Print one JSON document on standard output; everything else goes to standard error
-              --set <KEY=VALUE>  Override a value, by its dotted key; may be repeated
-              --seed <N>         Override the seed: short for --set seed=N
-              --threads <N>      Compute on this many threads [default: one a core]
-              --resume           Go on exactly where the run stopped
-              --out <DIR>        The run directory [default: runs/NAME, by the name of the recipe's file]
-          -h, --help             Print help
+            Options:
+                  --json             Print one JSON document on standard output; everything else goes to standard error
+                  --set <KEY=VALUE>  Override a value, by its dotted key; may be repeated
+                  --seed <N>         Override the seed: short for --set seed=N
+                  --threads <N>      Compute on this many threads [default: one a core]
+                  --resume           Go on exactly where the run stopped
+                  --profile          Take the time of every operation, and show where it went
+                  --out <DIR>        The run directory [default: runs/NAME, by the name of the recipe's file]
+              -h, --help             Print help
 
-        Ctrl-C finishes the step, writes a checkpoint and exits with 130 (SIGTERM: 143); a second one stops at once.
+            Ctrl-C finishes the step, writes a checkpoint and exits with 130 (SIGTERM: 143); a second one stops at once.
 
-        Example:
-          luthier train recipe.toml --set stage.intents.train.epochs=3 --out runs/short
-    "#]],
+            Example:
+              luthier train recipe.toml --set stage.intents.train.epochs=3 --out runs/short
+        "#]],
     );
 }
 

@@ -71,7 +71,7 @@ fn go(dir: &Path, out: &str, resume: bool, stop: u64) -> (Vec<f64>, Outcome) {
     let resolved = Source::read(&dir.join("recipe.toml"), &[]).unwrap();
     let options = Options { out: dir.join(out), resume, cache: dir.join("cache") };
     let (done, mut losses) = (AtomicU64::new(0), Vec::new());
-    let watch = Watch { clock: &|| 0.0, interrupted: &|| done.load(Ordering::SeqCst) >= stop };
+    let watch = Watch { clock: &|| 0.0, interrupted: &|| done.load(Ordering::SeqCst) >= stop, profile: None };
     let outcome = run(&resolved, &options, &watch, &mut |line| {
         if let Event::Step { step, loss, .. } = &line.event {
             done.store(*step, Ordering::SeqCst);

@@ -25,7 +25,8 @@ pub use hooks::{
 };
 pub use luthier_random::Rng;
 pub use luthier_tensor::{
-    Activation, DType, Device, Dropout, Grad, Grads, Precision, Tape, Tensor, TensorError, Var, map_file,
+    Activation, Clock, DType, Device, Dropout, Grad, Grads, Instructions, Precision, ProfileRow, Span, Tape, Tensor,
+    TensorError, Var, ceiling, map_file,
 };
 pub use network::{Head, Network, VocabularyOutput};
 pub use params::Params;

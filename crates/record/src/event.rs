@@ -2,7 +2,7 @@
 //!
 //! The enum is closed and its JSON is pinned. Steps are optimiser steps of the stage at hand, counted from 1; an event
 //! that names no stage belongs to the last `stage_started` or `resumed` before it.
-use crate::{Scores, StageSummary, Summary, number};
+use crate::{Profile, Scores, StageSummary, Summary, number};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -123,6 +123,13 @@ pub enum Event {
         step: u64,
         /// By whom or what, `SIGINT` for one.
         reason: String,
+    },
+    /// Where the time of a stage's steps went, if somebody asked.
+    Profiled {
+        /// The stage's name in the recipe.
+        stage: String,
+        /// What took how long.
+        profile: Profile,
     },
     /// A stage is done.
     StageFinished(

@@ -14,6 +14,7 @@ mod event;
 mod log;
 mod manifest;
 mod number;
+mod profile;
 mod scores;
 mod summary;
 
@@ -21,5 +22,6 @@ pub use error::RecordError;
 pub use event::{Best, Event, Level, Line, Split};
 pub use log::{EventLog, Events, Torn, parse_events, read_events};
 pub use manifest::{Change, Machine, Manifest};
+pub use profile::{Operation, Profile};
 pub use scores::{Interval, Score, Scores};
 pub use summary::{StageSummary, Summary};

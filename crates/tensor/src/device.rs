@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::profile::{Clock, Profile, ProfileRow, Span};
+
 /// A place to compute: today the CPU. Cheap to clone; clones share one memory pool.
 #[derive(Clone, Default)]
 pub struct Device {
     pool: Arc<Pool>,
+    profile: Option<Arc<Profile>>,
 }
 
 impl std::fmt::Debug for Device {
@@ -20,12 +23,14 @@ impl std::fmt::Debug for Device {
 
 #[derive(Default)]
 struct Pool {
-    /// Free buffers by capacity class. A buffer keeps its whole class as its length, so reuse never writes to it.
+    /// Free buffers by capacity class. A buffer keeps its whole class (and a line) as its length, so reuse never writes to it.
     free: Mutex<BTreeMap<usize, Vec<Vec<f32>>>>,
 }
 
 /// Below this many elements the allocator is as good as the pool.
 const POOLED: usize = 1 << 10;
+/// Elements of a cache line. A pooled buffer starts at one, so that no vector register's load touches two.
+const LINE: usize = 16;
 
 /// Capacity classes: eight steps to an octave, so at most an eighth of a buffer is unused.
 fn class(n: usize) -> usize {
@@ -39,10 +44,41 @@ impl Device {
         Device::default()
     }
 
+    /// The same place, where every operation's time is taken by this clock.
+    pub fn profiled(&self, clock: Clock) -> Device {
+        Device { pool: self.pool.clone(), profile: Some(Arc::new(Profile::new(clock))) }
+    }
+
+    /// The same place, without a clock.
+    pub fn unprofiled(&self) -> Device {
+        Device { pool: self.pool.clone(), profile: None }
+    }
+
+    /// What operations took since [`Device::profiled`], the longest first.
+    pub fn profile(&self) -> Vec<ProfileRow> {
+        self.profile.as_ref().map(|profile| profile.rows()).unwrap_or_default()
+    }
+
+    /// Times what happens until the span is dropped, under a name.
+    pub fn span(&self, name: &'static str) -> Span {
+        Span::new(self.profile.as_ref(), name, false)
+    }
+
+    pub(crate) fn span_backward(&self, name: &'static str) -> Span {
+        Span::new(self.profile.as_ref(), name, true)
+    }
+
+    /// Counts arithmetic of the operation under way.
+    pub(crate) fn count(&self, operations: u64) {
+        if let Some(profile) = &self.profile {
+            profile.count(operations);
+        }
+    }
+
     /// A buffer of `n` elements with whatever a former user left in it (never uninitialised memory).
     pub(crate) fn take(&self, n: usize) -> Buffer {
         if n < POOLED {
-            return Buffer { data: vec![0.0; n], len: n, home: None };
+            return Buffer { data: vec![0.0; n], start: 0, len: n, home: None };
         }
         let class = class(n);
         let reused = {
@@ -58,13 +94,14 @@ impl Device {
                 data
             })
         };
-        let data = reused.unwrap_or_else(|| vec![0.0; class]);
-        Buffer { data, len: n, home: Some(self.clone()) }
+        let data = reused.unwrap_or_else(|| vec![0.0; class + LINE]);
+        let start = data.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        Buffer { data, start, len: n, home: Some(self.clone()) }
     }
 
     fn give(&self, data: Vec<f32>) {
         let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.entry(data.len()).or_default().push(data);
+        free.entry(data.len() - LINE).or_default().push(data);
     }
 
     /// Gives all the free buffers back to the system.
@@ -76,6 +113,7 @@ impl Device {
 /// `len` elements, at home in a pool or on their own.
 pub(crate) struct Buffer {
     data: Vec<f32>,
+    start: usize,
     len: usize,
     home: Option<Device>,
 }
@@ -83,15 +121,15 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Wraps memory that is already there.
     pub(crate) fn own(data: Vec<f32>) -> Buffer {
-        Buffer { len: data.len(), data, home: None }
+        Buffer { start: 0, len: data.len(), data, home: None }
     }
 
     pub(crate) fn slice(&self) -> &[f32] {
-        &self.data[..self.len]
+        &self.data[self.start..self.start + self.len]
     }
 
     pub(crate) fn slice_mut(&mut self) -> &mut [f32] {
-        &mut self.data[..self.len]
+        &mut self.data[self.start..self.start + self.len]
     }
 }
 
@@ -117,6 +155,7 @@ mod tests {
         let second = device.take(4800);
         assert_eq!(second.slice().as_ptr(), address, "the pool did not hand the free buffer out again");
         assert_eq!(second.slice().len(), 4800);
+        assert_eq!(address as usize % 64, 0, "a buffer does not start at a cache line");
         assert_ne!(device.take(4800).slice().as_ptr(), address, "one buffer was lent twice");
     }
 

@@ -11,15 +11,18 @@
 mod device;
 mod error;
 mod grads;
+mod instructions;
 pub(crate) mod kernels;
 pub mod ops;
+mod profile;
 mod tape;
 mod tensor;
 
 pub use device::Device;
 pub use error::{Result, TensorError};
 pub use grads::{Grad, Grads, RowGrad};
-pub use kernels::{map::map_file, parallel::with_threads};
+pub use instructions::Instructions;
+pub use kernels::{ceiling::ceiling, map::map_file, parallel::with_threads};
 pub use luthier_random::Rng;
 pub use ops::{
     activation::Activation,
@@ -28,5 +31,6 @@ pub use ops::{
     dropout::Dropout,
     vocabulary::VocabularyLoss,
 };
+pub use profile::{Clock, ProfileRow, Span};
 pub use tape::{Flow, Precision, Tape, Var};
 pub use tensor::{DType, Tensor};

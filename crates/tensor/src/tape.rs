@@ -59,7 +59,7 @@ type Backward = Box<dyn FnOnce(Tensor, &mut Flow<'_>) -> Result<()>>;
 
 enum Node {
     Leaf(String),
-    Op(Backward),
+    Op(&'static str, Backward),
 }
 
 /// Records operations for one forward pass.
@@ -115,15 +115,21 @@ impl Tape {
         Var { value, node: Some(self.nodes.len() - 1) }
     }
 
-    /// Records an operation's result. `backward` is built (and what it saves is kept) only when `needs_grad`.
-    pub(crate) fn record<F>(&mut self, value: Tensor, needs_grad: bool, backward: impl FnOnce() -> F) -> Var
+    /// Records the result of the operation `op`. `backward` is built (and what it saves is kept) only when `needs_grad`.
+    pub(crate) fn record<F>(
+        &mut self,
+        op: &'static str,
+        value: Tensor,
+        needs_grad: bool,
+        backward: impl FnOnce() -> F,
+    ) -> Var
     where
         F: FnOnce(Tensor, &mut Flow<'_>) -> Result<()> + 'static,
     {
         if !needs_grad {
             return Var::constant(value);
         }
-        self.nodes.push(Node::Op(Box::new(backward())));
+        self.nodes.push(Node::Op(op, Box::new(backward())));
         Var { value, node: Some(self.nodes.len() - 1) }
     }
 
@@ -150,8 +156,9 @@ impl Tape {
                     grads.add_dense(&path, gradient)?;
                     complete(&path);
                 }
-                (Node::Op(_), None) => {}
-                (Node::Op(backward), Some(gradient)) => {
+                (Node::Op(..), None) => {}
+                (Node::Op(op, backward), Some(gradient)) => {
+                    let _span = self.device.span_backward(op);
                     let mut flow = Flow { device: &self.device, nodes: &self.nodes, slots, grads };
                     backward(gradient, &mut flow)?;
                     slots = flow.slots;

@@ -1,7 +1,7 @@
 //! The tensor: a shape and a reference-counted, row-major, contiguous buffer.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use half::bf16;
 use memmap2::Mmap;
@@ -9,6 +9,8 @@ use memmap2::Mmap;
 use crate::device::{Buffer, Device};
 use crate::error::{Result, TensorError, ensure_shape};
 use crate::kernels::parallel;
+use crate::kernels::product::{Half, Mat, Panels};
+use crate::tape::Precision;
 
 /// Element types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +41,25 @@ enum Data {
     },
 }
 
+/// Elements, and what products made of them: kept as long as the elements stay as they are, so that frozen weights are
+/// packed once, and an activation that several products read is rounded once.
+struct Storage {
+    data: Data,
+    half: OnceLock<Arc<Half>>,
+    panels: [OnceLock<Arc<Panels>>; 2],
+}
+
+impl Storage {
+    fn new(data: Data) -> Arc<Storage> {
+        Arc::new(Storage { data, half: OnceLock::new(), panels: Default::default() })
+    }
+}
+
 /// A dense array. Cloning shares the memory; writing to a shared one copies it first.
 #[derive(Clone)]
 pub struct Tensor {
     shape: Arc<[usize]>,
-    data: Arc<Data>,
+    storage: Arc<Storage>,
     device: Device,
 }
 
@@ -59,19 +75,31 @@ impl Tensor {
         ensure_shape("from_vec", shape.iter().product::<usize>() == values.len(), shape, || {
             format!("{} values", values.len())
         })?;
-        Ok(Tensor { shape: shape.into(), data: Arc::new(Data::F32(Buffer::own(values))), device: device.clone() })
+        Ok(Tensor {
+            shape: shape.into(),
+            storage: Storage::new(Data::F32(Buffer::own(values))),
+            device: device.clone(),
+        })
     }
 
     /// Zeros from the system, not from the pool: the pages of a large one cost nothing until they are touched.
     pub fn zeros(device: &Device, shape: &[usize]) -> Tensor {
         let n = shape.iter().product();
-        Tensor { shape: shape.into(), data: Arc::new(Data::F32(Buffer::own(vec![0.0; n]))), device: device.clone() }
+        Tensor {
+            shape: shape.into(),
+            storage: Storage::new(Data::F32(Buffer::own(vec![0.0; n]))),
+            device: device.clone(),
+        }
     }
 
     /// A tensor of one value.
     pub fn full(device: &Device, shape: &[usize], value: f32) -> Tensor {
         let n = shape.iter().product();
-        Tensor { shape: shape.into(), data: Arc::new(Data::F32(Buffer::own(vec![value; n]))), device: device.clone() }
+        Tensor {
+            shape: shape.into(),
+            storage: Storage::new(Data::F32(Buffer::own(vec![value; n]))),
+            device: device.clone(),
+        }
     }
 
     /// A view of little-endian f32 values in a mapped file.
@@ -85,13 +113,13 @@ impl Tensor {
             && n.checked_mul(4) == Some(bytes.len())
             && bytemuck::try_cast_slice::<u8, f32>(&map[bytes.clone()]).is_ok();
         ensure_shape("mapped", fits, shape, || format!("{} aligned bytes of a mapped file", bytes.len()))?;
-        Ok(Tensor { shape: shape.into(), data: Arc::new(Data::Mapped { map, bytes }), device: device.clone() })
+        Ok(Tensor { shape: shape.into(), storage: Storage::new(Data::Mapped { map, bytes }), device: device.clone() })
     }
 
     /// Memory from the pool with stale contents: for outputs that are overwritten whole.
     pub(crate) fn stale(device: &Device, shape: &[usize]) -> Tensor {
         let n = shape.iter().product();
-        Tensor { shape: shape.into(), data: Arc::new(Data::F32(device.take(n))), device: device.clone() }
+        Tensor { shape: shape.into(), storage: Storage::new(Data::F32(device.take(n))), device: device.clone() }
     }
 
     /// Zeroed memory from the pool.
@@ -128,7 +156,7 @@ impl Tensor {
 
     /// The element type.
     pub fn dtype(&self) -> DType {
-        match &*self.data {
+        match &self.storage.data {
             Data::F32(_) | Data::Mapped { .. } => DType::F32,
             Data::Bf16(_) => DType::Bf16,
         }
@@ -142,12 +170,12 @@ impl Tensor {
     /// The same elements under another shape.
     pub fn reshape(&self, shape: &[usize]) -> Result<Tensor> {
         ensure_shape("reshape", shape.iter().product::<usize>() == self.len(), shape, || format!("{:?}", self.shape))?;
-        Ok(Tensor { shape: shape.into(), data: self.data.clone(), device: self.device.clone() })
+        Ok(Tensor { shape: shape.into(), storage: self.storage.clone(), device: self.device.clone() })
     }
 
     /// A copy of the elements, as f32.
     pub fn to_vec(&self) -> Vec<f32> {
-        match &*self.data {
+        match &self.storage.data {
             Data::Bf16(v) => v.iter().map(|x| x.to_f32()).collect(),
             _ => self.f32().to_vec(),
         }
@@ -155,7 +183,7 @@ impl Tensor {
 
     /// The only element of a tensor that has one; the first of a larger one.
     pub fn item(&self) -> Option<f32> {
-        match &*self.data {
+        match &self.storage.data {
             Data::Bf16(v) => v.first().map(|x| x.to_f32()),
             _ => self.f32().first().copied(),
         }
@@ -168,12 +196,12 @@ impl Tensor {
             (DType::Bf16, DType::F32) => Data::F32(Buffer::own(self.to_vec())),
             _ => return self.clone(),
         };
-        Tensor { shape: self.shape.clone(), data: Arc::new(data), device: self.device.clone() }
+        Tensor { shape: self.shape.clone(), storage: Storage::new(data), device: self.device.clone() }
     }
 
     /// The elements in place. Below the ops every tensor is f32; [`Tensor::expect_f32`] guards the border.
     pub(crate) fn f32(&self) -> &[f32] {
-        match &*self.data {
+        match &self.storage.data {
             Data::F32(buffer) => buffer.slice(),
             Data::Mapped { map, bytes } => bytemuck::cast_slice(&map[bytes.clone()]),
             Data::Bf16(_) => &[],
@@ -182,15 +210,39 @@ impl Tensor {
 
     /// The elements in place, for writing; copies first when the memory is shared or a file's.
     pub(crate) fn f32_mut(&mut self) -> &mut [f32] {
-        let unique = matches!(Arc::get_mut(&mut self.data), Some(Data::F32(_)));
+        let unique = Arc::get_mut(&mut self.storage).is_some_and(|storage| matches!(storage.data, Data::F32(_)));
         if !unique {
             let mut buffer = self.device.take(self.len());
             parallel::copy(self.f32(), buffer.slice_mut());
-            self.data = Arc::new(Data::F32(buffer));
+            self.storage = Storage::new(Data::F32(buffer));
         }
-        match Arc::get_mut(&mut self.data) {
-            Some(Data::F32(buffer)) => buffer.slice_mut(),
+        match Arc::get_mut(&mut self.storage) {
+            Some(Storage { data: Data::F32(buffer), half, panels }) => {
+                (half.take(), panels.each_mut().map(OnceLock::take));
+                buffer.slice_mut()
+            }
             _ => &mut [],
+        }
+    }
+
+    /// The rows, rounded to bf16.
+    pub(crate) fn half(&self) -> Arc<Half> {
+        let round = || Arc::new(Half::round(&self.device, Mat::new(self.f32(), self.rows(), self.width())));
+        self.storage.half.get_or_init(round).clone()
+    }
+
+    /// The matrix `[rows, width]`, or its transpose if `turned`, packed as the right operand of products; with `keep` for
+    /// as long as the elements stay as they are.
+    pub(crate) fn panels(&self, turned: bool, precision: Precision, keep: bool) -> Arc<Panels> {
+        let pack = || {
+            let matrix = Mat::new(self.f32(), self.rows(), self.width());
+            Arc::new(Panels::pack(&self.device, if turned { matrix.t() } else { matrix }, precision))
+        };
+        let slot = &self.storage.panels[usize::from(turned)];
+        let kept = if keep { Some(slot.get_or_init(pack)) } else { slot.get() };
+        match kept {
+            Some(panels) if panels.precision() == precision => panels.clone(),
+            _ => pack(),
         }
     }
 
@@ -246,7 +298,7 @@ impl Tensor {
 
     /// Whether every element is finite.
     pub fn is_finite(&self) -> bool {
-        match &*self.data {
+        match &self.storage.data {
             Data::Bf16(v) => v.iter().all(|x| x.is_finite()),
             _ => self.f32().iter().all(|x| x.is_finite()),
         }
@@ -254,7 +306,7 @@ impl Tensor {
 
     /// The little-endian bytes of the elements, as they go into a file.
     pub fn to_bytes(&self) -> Vec<u8> {
-        match &*self.data {
+        match &self.storage.data {
             Data::Bf16(v) => v.iter().flat_map(|x| x.to_bits().to_le_bytes()).collect(),
             _ => bytemuck::cast_slice(self.f32()).to_vec(),
         }

@@ -24,7 +24,7 @@ pub struct Evaluation<'a> {
     /// Its parameters.
     pub params: &'a Params,
     /// Where it computes.
-    pub device: &'a Device,
+    pub device: Device,
     /// The precision of products.
     pub precision: Precision,
     /// The most tokens at once.
@@ -34,7 +34,7 @@ pub struct Evaluation<'a> {
 impl<'a> Evaluation<'a> {
     /// A forward context: nothing random, nothing recorded.
     pub fn context(&self) -> Cx<'a> {
-        Cx::new(self.device, self.precision, self.plan, self.params, self.params, Mode::Evaluate, 0)
+        Cx::new(&self.device, self.precision, self.plan, self.params, self.params, Mode::Evaluate, 0)
     }
 }
 

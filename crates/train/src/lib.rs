@@ -21,3 +21,4 @@ pub mod scratch;
 pub mod step;
 
 pub use error::{Result, TrainError};
+pub use luthier_nn::{Clock, Instructions, Precision, ceiling};

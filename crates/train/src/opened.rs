@@ -111,7 +111,7 @@ impl Run {
             objective: self.assembled.objective.as_ref(),
             metrics: stage.objective.get().task().metrics,
             params: &self.assembled.params,
-            device: &self.device,
+            device: self.device.clone(),
             precision: stage.train.precision.into(),
             token_budget: stage.train.token_budget,
         }

@@ -7,7 +7,7 @@ use luthier_data::{Cache, Tokenizer};
 use luthier_metrics::MetricKind;
 use luthier_models::Checkpoint;
 use luthier_nn::{Device, Params, Rng};
-use luthier_record::{Event, EventLog, Level, Line, Manifest, StageSummary, Summary};
+use luthier_record::{Event, EventLog, Level, Line, Manifest, Operation, Profile, StageSummary, Summary};
 
 use crate::assemble::{Carry, StageRecord, assemble, edited, read_carry, read_record, save_stage, stage_dir};
 use crate::checkpoint::{Checkpoints, Progress, make_dir, write_file};
@@ -243,6 +243,10 @@ impl Session<'_> {
         let per_epoch = (data.train.examples.corpus.len() as u64).div_ceil(stage.train.batch as u64);
         let epochs = |epochs: f64| (epochs * per_epoch as f64).ceil() as u64;
         let steps = stage.train.steps.unwrap_or_else(|| epochs(stage.train.epochs.unwrap_or(3.0)));
+        let device = match &sink.watch.profile {
+            Some(clock) => device.profiled(clock.clone()),
+            None => device.clone(),
+        };
         let run = StageRun {
             network: assembled.network.as_ref(),
             plan: &assembled.plan,
@@ -273,6 +277,7 @@ impl Session<'_> {
         if ending == Ending::Interrupted {
             return Ok(Err(state.progress.step));
         }
+        self.profiled(&run, &state, sink)?;
         self.finish(&run, state, &checkpoints, &assembled, carry, max_length, sink).map(Ok)
     }
 
@@ -326,6 +331,20 @@ impl Session<'_> {
         Ok(State { params, base, memory, optimizer, progress })
     }
 
+    /// Says where the time went, if it was taken.
+    fn profiled(&self, run: &StageRun, state: &State, sink: &mut Sink) -> Result<()> {
+        let Some(clock) = &sink.watch.profile else { return Ok(()) };
+        let ceiling = luthier_nn::ceiling(self.stage.train.precision.into(), &**clock);
+        let operations = run.device.profile().into_iter().map(|row| Operation {
+            name: row.name,
+            calls: row.calls,
+            seconds: row.seconds,
+            operations: row.operations,
+        });
+        let profile = Profile { seconds: state.progress.seconds, ceiling, operations: operations.collect() };
+        sink.say(Event::Profiled { stage: self.stage.name.clone(), profile })
+    }
+
     /// Takes the weights of the best evaluation, measures them, and makes the stage's record.
     #[allow(clippy::too_many_arguments)]
     fn finish(
@@ -341,7 +360,7 @@ impl Session<'_> {
         let mut params = served(run.plan, &state.params, &state.memory);
         let progress = state.progress.clone();
         if let (Some(best), true) = (&progress.best, run.evaluate.keep_best) {
-            for (path, tensor) in checkpoints.load_best(run.device, best.step)?.iter() {
+            for (path, tensor) in checkpoints.load_best(self.device, best.step)?.iter() {
                 params.insert(path, tensor.clone());
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use luthier_data::Order;
 use luthier_metrics::MetricKind;
-use luthier_nn::{Batch, Cx, Device, Grads, Loss, Mode, Network, Params, Plan, Score, Wrap};
+use luthier_nn::{Batch, Clock, Cx, Device, Grads, Loss, Mode, Network, Params, Plan, Score, Wrap};
 use luthier_objectives::{Draw, Objective};
 use luthier_record::{Best, Event};
 
@@ -34,8 +34,8 @@ pub struct StageRun<'a> {
     pub metrics: &'a [MetricKind],
     /// What decides.
     pub metric: MetricKind,
-    /// Where it computes.
-    pub device: &'a Device,
+    /// Where it computes; with a clock if the time of its operations is taken.
+    pub device: Device,
     /// The stage's seed.
     pub seed: u64,
     /// How many optimiser steps.
@@ -51,7 +51,7 @@ impl StageRun<'_> {
             objective: self.objective,
             metrics: self.metrics,
             params,
-            device: self.device,
+            device: self.device.unprofiled(),
             precision: self.train.precision.into(),
             token_budget: self.train.token_budget,
         }
@@ -78,6 +78,8 @@ pub struct Watch<'a> {
     pub clock: &'a dyn Fn() -> f64,
     /// Whether to stop after this step.
     pub interrupted: &'a (dyn Fn() -> bool + Sync),
+    /// A clock for the time of single operations, if it is wanted.
+    pub profile: Option<Clock>,
 }
 
 /// How training ended.
@@ -109,7 +111,7 @@ pub fn train(
         let examples = order.step(step).to_vec();
         let (mut sum, mut count, mut tokens, mut grads) = (0.0, 0, 0, Grads::default());
         for batch in batches(stage, &examples, &lengths, order.epoch_of(step))? {
-            let (device, mode) = (stage.device, Mode::Train { step });
+            let (device, mode) = (&stage.device, Mode::Train { step });
             let precision = stage.train.precision.into();
             let mut cx = Cx::new(device, precision, stage.plan, &state.params, &state.base, mode, stage.seed);
             let loss = score.loss(stage.network, &batch, &mut cx)?;
@@ -119,6 +121,7 @@ pub fn train(
             cx.backward(&loss.sum, &mut grads)?;
         }
         grads.scale(1.0 / count.max(1) as f32); // the one division
+        let span = stage.device.span("gradients");
         for penalty in stage.plan.penalties() {
             sum += count as f64 * penalty.penalty(stage.plan, &state.params, &state.base, &mut grads)?;
         }
@@ -129,12 +132,15 @@ pub fn train(
         for map in stage.plan.grads() {
             map.map(&mut grads, &state.params)?; // clip, mask, project
         }
+        drop(span);
+        let span = stage.device.span("optimiser");
         let rate = stage.train.learning_rate * schedule::factor(stage.train, step, stage.steps);
         state.optimizer.update(&mut state.params, &grads, stage.plan, stage.train, rate)?;
         drop(grads);
         for after in stage.plan.afters() {
             after.after(step + 1, stage.plan, &mut state.params, &mut state.memory)?;
         }
+        drop(span);
         let seconds = (watch.clock)() - began;
         state.progress.step += 1;
         state.progress.tokens += tokens;
@@ -172,6 +178,7 @@ pub fn train(
 /// The micro-batches of a step: as many examples at once as the token budget allows. Random masks hang on an example's
 /// slot in the step, so the cut changes no number but the order of a sum.
 fn batches(stage: &StageRun, examples: &[u32], lengths: &[u32], epoch: u64) -> Result<Vec<Batch>> {
+    let _span = stage.device.span("batch");
     let slots: BTreeMap<u32, u32> = examples.iter().zip(0..).map(|(&example, slot)| (example, slot)).collect();
     let cut = luthier_data::order::micro_batches(examples, lengths, stage.train.token_budget);
     cut.iter()

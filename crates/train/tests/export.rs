@@ -30,7 +30,7 @@ fn trained(dir: &Path, before: &str, method: &str) -> Run {
     std::fs::write(dir.join("recipe.toml"), recipe).unwrap();
     let resolved = Source::read(&dir.join("recipe.toml"), &[]).unwrap();
     let options = Options { out: dir.join("run"), resume: false, cache: dir.join("cache") };
-    let watch = Watch { clock: &|| 0.0, interrupted: &|| false };
+    let watch = Watch { clock: &|| 0.0, interrupted: &|| false, profile: None };
     let outcome = run(&resolved, &options, &watch, &mut |_| {}).unwrap();
     assert!(matches!(outcome, Outcome::Finished(_)));
     Run::open(&options.out).unwrap()

@@ -1,5 +1,6 @@
 //! The commands, a file each. Each takes its arguments and what it prints with; what it returns is the exit code.
 
+pub(crate) mod bench;
 pub(crate) mod data;
 pub(crate) mod evaluate;
 pub(crate) mod export;

@@ -1,10 +1,12 @@
 //! `luthier train`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
 use luthier_record::{Event, Line, Summary};
+use luthier_train::Clock;
 use luthier_train::parse::Source;
 use luthier_train::run::{Options, Outcome, run};
 use luthier_train::step::Watch;
@@ -35,7 +37,8 @@ pub(crate) fn train(arguments: &Train, environment: &Environment, screen: Screen
         let began = if results.is_empty() { start } else { Instant::now() };
         let clock = || began.elapsed().as_secs_f64();
         let interrupted = || signals.asked();
-        let watch = Watch { clock: &clock, interrupted: &interrupted };
+        let profile = arguments.profile.then(|| -> Clock { Arc::new(move || began.elapsed().as_secs_f64()) });
+        let watch = Watch { clock: &clock, interrupted: &interrupted, profile };
         let mut view = View::new(screen);
         let mut predicts = false;
         let outcome = run(resolved, &options, &watch, &mut |line| {

@@ -6,6 +6,7 @@ pub(crate) mod number;
 pub(crate) mod paint;
 pub(crate) mod plain;
 pub(crate) mod plan;
+pub(crate) mod profile;
 pub(crate) mod progress;
 pub(crate) mod scores;
 pub(crate) mod table;

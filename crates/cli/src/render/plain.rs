@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::number::{count, counted, duration, learning_rate, percent, rate, value};
 use super::paint::Paint;
+use super::profile::profile;
 use super::track::Track;
 
 /// Seconds between two lines about steps.
@@ -80,6 +81,7 @@ pub(crate) fn sentences(line: &Line, paint: Paint) -> Vec<String> {
         Event::Interrupted { step, .. } => {
             vec![format!("stopped after step {step}; a checkpoint is written")]
         }
+        Event::Profiled { stage, profile: found } => vec![profile(stage, found, paint)],
         Event::StageFinished(stage) => vec![finished(stage)],
         Event::RunStarted { .. }
         | Event::Checkpoint { .. }

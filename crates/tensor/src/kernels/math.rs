@@ -3,6 +3,23 @@
 //! They are accurate to a few units in the last place (the tests say how many). The coefficients are minimax fits
 //! computed for these ranges in high precision; `mul_add` is one instruction wherever the engine's loops are dispatched.
 
+use crate::instructions::Instructions;
+
+/// The instruction sets that loops are compiled for, of which one is in use.
+pub(crate) fn arch() -> pulp::Arch {
+    #[cfg(target_arch = "x86_64")]
+    match Instructions::current() {
+        Instructions::Portable => return pulp::Arch::Scalar,
+        Instructions::Avx2 => {
+            if let Some(v3) = pulp::x86::V3::try_new() {
+                return pulp::Arch::V3(v3);
+            }
+        }
+        Instructions::Avx512 | Instructions::Avx512Bf16 => {}
+    }
+    pulp::Arch::new()
+}
+
 /// Runs `f` compiled for the best instruction set that this processor has; what `f` calls must be `#[inline(always)]`.
 ///
 /// A closure handed to `Arch::dispatch` as it is goes through the compiler's `FnOnce` shim, which nothing forces inline:
@@ -17,7 +34,7 @@ pub(crate) fn vectorised<R>(f: impl FnMut() -> R) -> R {
             (self.0)()
         }
     }
-    pulp::Arch::new().dispatch(Direct(f))
+    arch().dispatch(Direct(f))
 }
 
 /// Adding it rounds a small float to an integer, which then stands in the low bits of the sum.

@@ -6,6 +6,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::kernels::math::arch;
+
 /// Runs `f` on a pool of `n` threads (0: as many as there are cores). Everything the engine does in `f` stays there.
 pub fn with_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
     match rayon::ThreadPoolBuilder::new().num_threads(n).build() {
@@ -20,7 +22,7 @@ const CHUNK: usize = 1 << 14;
 
 /// `f` for every element.
 pub(crate) fn each(values: &mut [f32], f: impl Fn(&mut f32) + Sync) {
-    let arch = pulp::Arch::new();
+    let arch = arch();
     if values.len() <= CHUNK {
         arch.dispatch(|| values.iter_mut().for_each(&f));
         return;
@@ -30,7 +32,7 @@ pub(crate) fn each(values: &mut [f32], f: impl Fn(&mut f32) + Sync) {
 
 /// `f` for every pair of elements; the slices are equally long.
 pub(crate) fn zip(a: &mut [f32], b: &[f32], f: impl Fn(&mut f32, f32) + Sync) {
-    let arch = pulp::Arch::new();
+    let arch = arch();
     if a.len() <= CHUNK {
         arch.dispatch(|| a.iter_mut().zip(b).for_each(|(x, &y)| f(x, y)));
         return;
@@ -61,7 +63,7 @@ pub(crate) fn sum_chunks(n: usize, f: impl Fn(Range<usize>) -> f64 + Sync) -> f6
 
 /// The sum of squares in f64.
 pub(crate) fn sum_squares(values: &[f32]) -> f64 {
-    let arch = pulp::Arch::new();
+    let arch = arch();
     sum_chunks(values.len(), |range| {
         arch.dispatch(
             #[inline(always)]

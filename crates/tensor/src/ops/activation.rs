@@ -159,11 +159,12 @@ impl Activation {
 impl Tape {
     /// `f(x)` of every element.
     pub fn activate(&mut self, x: &Var, activation: Activation) -> Result<Var> {
+        let _span = self.device().span("activate");
         x.value().expect_f32("activate")?;
         let mut out = Tensor::stale(self.device(), x.value().shape());
         activation.apply(x.f32(), out.f32_mut());
         let to = x.node();
-        Ok(self.record(out, x.needs_grad(), || {
+        Ok(self.record("activate", out, x.needs_grad(), || {
             let input = x.value().clone();
             move |mut gradient: Tensor, flow| {
                 activation.backward(input.f32(), gradient.f32_mut());

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use crate::error::{Result, ensure_shape};
 use crate::kernels::attention::{self as kernel, Backward, Forward, Gradients, Head, Mask, Stripe};
+use crate::kernels::math::arch;
 use crate::kernels::tiles::{Tile, tiles};
 use crate::ops::dropout::Dropout;
 use crate::ops::linear::column_sums;
@@ -159,6 +160,7 @@ impl Tape {
     /// # Errors
     /// When the shapes, the offsets, the heads or the keys of the dropout do not fit.
     pub fn attention(&mut self, query: &Var, key: &Var, value: &Var, attention: &Attention) -> Result<Var> {
+        let _span = self.device().span("attention");
         let plan = Plan::new(query, key, value, attention)?;
         let device = self.device().clone();
         let rows = query.value().rows();
@@ -173,7 +175,7 @@ impl Tape {
             out: Tensor::zeros(&device, &[0]),
             sums: Tensor::zeros(&device, &[0]),
         };
-        let arch = pulp::Arch::new();
+        let arch = arch();
         let outputs = plan.tiles(&mut out).into_iter();
         let outputs = outputs.zip(tiles(sums.f32_mut(), 2 * plan.heads, 2, &plan.bounds)).collect();
         plan.for_each(outputs, |run, head, (mut out, mut sums)| {
@@ -188,7 +190,7 @@ impl Tape {
         let nodes = [Some(query), Some(key), Some(value), attention.prefix.map(|p| p.0), attention.prefix.map(|p| p.1)]
             .map(|var| var.and_then(Var::node));
         let result = out.clone();
-        Ok(self.record(result, nodes.iter().any(Option::is_some), || {
+        Ok(self.record("attention", result, nodes.iter().any(Option::is_some), || {
             (saved.out, saved.sums) = (out, sums);
             move |gradient: Tensor, flow| {
                 let gradients = plan.backward(&saved, &gradient, nodes.map(|node| node.is_some()));
@@ -236,7 +238,7 @@ impl Plan {
                 prefix_value: one(&mut prefix_value),
             })
             .collect();
-        let arch = pulp::Arch::new();
+        let arch = arch();
         self.for_each(outputs, |run, head, mut gradients| {
             let mut scratch = device.take(kernel::scratch(self.longest, self.size(), true));
             let start = self.offsets[run.start];

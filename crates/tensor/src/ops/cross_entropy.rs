@@ -38,6 +38,7 @@ impl Tape {
     /// # Errors
     /// When there is not one target for every row, or one is not among the classes.
     pub fn cross_entropy(&mut self, logits: &Var, targets: &[u32]) -> Result<Var> {
+        let _span = self.device().span("cross_entropy");
         let (rows, classes) = (logits.value().rows(), logits.value().width());
         logits.value().expect_f32("cross_entropy")?;
         check_targets("cross_entropy", targets, rows, classes)?;
@@ -80,7 +81,7 @@ impl Tape {
             });
         }
         let loss = Tensor::full(self.device(), &[1], losses.iter().sum::<f64>() as f32);
-        Ok(self.record(loss, residual.is_some(), || {
+        Ok(self.record("cross_entropy", loss, residual.is_some(), || {
             move |gradient: Tensor, flow| {
                 let Some(mut residual) = residual else { return Ok(()) };
                 residual.scale(gradient.item().unwrap_or(0.0))?;

@@ -42,6 +42,7 @@ impl Tape {
     /// # Errors
     /// When the shapes differ.
     pub fn symmetric_kl(&mut self, a: &Var, b: &Var) -> Result<Var> {
+        let _span = self.device().span("divergence");
         a.value().expect_f32("symmetric_kl")?;
         b.value().expect_f32("symmetric_kl")?;
         ensure_shape("symmetric_kl", a.value().shape() == b.value().shape(), b.value().shape(), || {
@@ -71,7 +72,7 @@ impl Tape {
         });
         let loss = Tensor::full(self.device(), &[1], parts.iter().sum::<f64>() as f32);
         let nodes = (a.node(), b.node());
-        Ok(self.record(loss, a.needs_grad() || b.needs_grad(), || {
+        Ok(self.record("divergence", loss, a.needs_grad() || b.needs_grad(), || {
             let saved = [nodes.0.map(|to| (to, toward_a)), nodes.1.map(|to| (to, toward_b))];
             move |gradient: Tensor, flow| {
                 for (to, mut toward) in saved.into_iter().flatten() {

@@ -127,6 +127,7 @@ impl Tape {
     /// # Errors
     /// When there is not one key for every row.
     pub fn dropout(&mut self, x: &Var, dropout: Option<&Dropout>) -> Result<Var> {
+        let _span = self.device().span("dropout");
         let Some((dropout, keep)) = dropout.and_then(|dropout| Some((dropout, dropout.keep()?))) else {
             return Ok(x.clone());
         };
@@ -136,7 +137,7 @@ impl Tape {
         let mut out = Tensor::stale(self.device(), x.value().shape());
         dropout.apply(keep, width, Some(x.f32()), out.f32_mut());
         let to = x.node();
-        Ok(self.record(out, x.needs_grad(), || {
+        Ok(self.record("dropout", out, x.needs_grad(), || {
             let dropout = dropout.clone();
             move |mut gradient: Tensor, flow| {
                 dropout.apply(keep, width, None, gradient.f32_mut());

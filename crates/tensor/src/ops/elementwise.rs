@@ -20,7 +20,7 @@ impl Tape {
         parallel::copy(a.f32(), out.f32_mut());
         parallel::zip(out.f32_mut(), b.f32(), |x, y| *x += factor * y);
         let (to_a, to_b) = (a.node(), b.node());
-        Ok(self.record(out, a.needs_grad() || b.needs_grad(), || {
+        Ok(self.record("add", out, a.needs_grad() || b.needs_grad(), || {
             move |gradient, flow| {
                 if to_b.is_some() {
                     let mut scaled = gradient.clone();
@@ -39,7 +39,7 @@ impl Tape {
         let mut out = x.value().clone();
         out.scale(factor)?;
         let to = x.node();
-        Ok(self.record(out, x.needs_grad(), || {
+        Ok(self.record("scale", out, x.needs_grad(), || {
             move |mut gradient, flow| {
                 gradient.scale(factor)?;
                 flow.add(to, gradient)

@@ -13,6 +13,7 @@ impl Tape {
     /// When there is no table, a table's width or the length of an index list differs from the first one's, or an index
     /// is outside its table.
     pub fn embed(&mut self, tables: &[(&Var, &[u32])]) -> Result<Var> {
+        let _span = self.device().span("embed");
         let op = "embed";
         let Some(((first, first_indices), others)) = tables.split_first() else {
             return Err(TensorError::Shape { op, found: vec![0], expected: "at least one table".to_owned() });
@@ -38,7 +39,7 @@ impl Tape {
             }
         });
         let trained = || tables.iter().filter(|(table, _)| table.needs_grad());
-        Ok(self.record(out, trained().next().is_some(), || {
+        Ok(self.record("embed", out, trained().next().is_some(), || {
             let saved: Vec<_> = trained()
                 .map(|(table, indices)| (table.node(), [table.value().rows(), width], indices.to_vec()))
                 .collect();

@@ -1,20 +1,15 @@
 //! The affine map `y = f(x Wᵀ + b)`, its three gradients each computed only when something needs it.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
+use crate::device::Device;
 use crate::error::{Result, ensure_shape};
-use crate::kernels::gemm::{Mat, gemm};
+use crate::kernels::product::{Left, Mat, Panels, Start, product};
 use crate::ops::activation::Activation;
 use crate::tape::{Precision, Tape, Var};
-use crate::tensor::{DType, Tensor};
-
-/// A product's operand as its precision has it: bf16 operands are rounded here, and multiplied and summed in f32.
-pub(crate) fn operand(x: &Tensor, precision: Precision) -> Tensor {
-    match precision {
-        Precision::F32 => x.clone(),
-        Precision::Bf16 => x.cast(DType::Bf16).cast(DType::F32),
-    }
-}
+use crate::tensor::Tensor;
 
 /// Adds the column sums of `[rows, width]` to `out`, or writes them: the gradient of a bias.
 pub(crate) fn column_sums(values: &[f32], width: usize, out: &mut [f32], holds_sum: bool) {
@@ -30,13 +25,49 @@ pub(crate) fn column_sums(values: &[f32], width: usize, out: &mut [f32], holds_s
     });
 }
 
+/// `out = start + x right`, in the precision in which `right` is packed.
+pub(crate) fn times(device: &Device, out: &mut [f32], start: Start, x: &Tensor, right: &Panels) {
+    match right.precision() {
+        Precision::F32 => product(device, out, start, Left::F32(Mat::new(x.f32(), x.rows(), x.width())), right),
+        Precision::Bf16 => product(device, out, start, Left::Bf16(&x.half()), right),
+    }
+}
+
+/// `out = start + xᵀ right`, in the precision in which `right` is packed.
+pub(crate) fn transposed_times(device: &Device, out: &mut [f32], start: Start, x: &Tensor, right: &Panels) {
+    product(device, out, start, Left::Turned(&x.panels(false, right.precision(), false)), right);
+}
+
+/// What the gradient of a weight needs of the input: in bf16 the packed form, which is half as large as the elements.
+pub(crate) enum Input {
+    Whole(Tensor),
+    Packed(Arc<Panels>),
+}
+
+impl Input {
+    pub(crate) fn save(x: &Tensor, precision: Precision) -> Input {
+        match precision {
+            Precision::F32 => Input::Whole(x.clone()),
+            Precision::Bf16 => Input::Packed(x.panels(false, precision, true)),
+        }
+    }
+
+    /// As a right operand; packed once for all the weights that read it.
+    pub(crate) fn panels(&self) -> Arc<Panels> {
+        match self {
+            Input::Whole(x) => x.panels(false, Precision::F32, true),
+            Input::Packed(panels) => panels.clone(),
+        }
+    }
+}
+
 impl Tape {
     /// `f(x Wᵀ + b)`: `x` is `[.., inputs]`, `weight` `[outputs, inputs]`, `bias` `[outputs]`.
     ///
     /// # Errors
     /// When the shapes do not fit.
     pub fn linear(&mut self, x: &Var, weight: &Var, bias: Option<&Var>, activation: Option<Activation>) -> Result<Var> {
-        let (rows, inputs) = (x.value().rows(), x.value().width());
+        let inputs = x.value().width();
         let shape = weight.value().shape();
         ensure_shape("linear", shape.len() == 2 && shape[1] == inputs, shape, || {
             format!("an input of width {inputs}")
@@ -47,23 +78,20 @@ impl Tape {
                 format!("a weight of {outputs} outputs")
             })?;
         }
+        let _span = self.device().span("linear");
         x.value().expect_f32("linear")?;
         weight.value().expect_f32("linear")?;
         let precision = self.precision();
-        let input = operand(x.value(), precision);
-        let matrix = operand(weight.value(), precision);
         let mut out_shape = x.value().shape().to_vec();
         if let Some(last) = out_shape.last_mut() {
             *last = outputs;
         }
         let mut out = Tensor::stale(self.device(), &out_shape);
-        let target = out.f32_mut();
-        if let Some(bias) = bias {
-            let bias = bias.f32();
-            target.par_chunks_exact_mut(outputs.max(1)).with_min_len(16).for_each(|row| row.copy_from_slice(bias));
-        }
-        let product = Mat::new(matrix.f32(), outputs, inputs).t();
-        gemm(target, outputs, bias.is_some(), 1.0, Mat::new(input.f32(), rows, inputs), product, true);
+        let start = bias.map_or(Start::Zero, |bias| Start::Bias(bias.f32()));
+        // A weight that does not move is packed once for all the steps.
+        let frozen = !weight.needs_grad();
+        let matrix = weight.value().clone();
+        times(self.device(), out.f32_mut(), start, x.value(), &matrix.panels(true, precision, frozen));
 
         let bias_node = bias.and_then(Var::node);
         let needs_grad = x.needs_grad() || weight.needs_grad() || bias_node.is_some();
@@ -75,8 +103,8 @@ impl Tape {
         let (x_node, weight_node) = (x.node(), weight.node());
         let weight_shape = shape.to_vec();
         let input_shape = x.value().shape().to_vec();
-        Ok(self.record(out, needs_grad, || {
-            let saved_input = weight_node.is_some().then_some(input);
+        Ok(self.record("linear", out, needs_grad, || {
+            let saved_input = weight_node.map(|_| Input::save(x.value(), precision));
             let saved_matrix = x_node.is_some().then_some(matrix);
             let saved_before = activation.map(|activation| (activation, before));
             move |mut gradient, flow| {
@@ -87,17 +115,17 @@ impl Tape {
                     column_sums(gradient.f32(), outputs, out, holds_sum);
                     Ok(())
                 })?;
-                let gradient = operand(&gradient, precision);
-                let g = Mat::new(gradient.f32(), rows, outputs);
+                let device = flow.device().clone();
                 if let Some(input) = saved_input {
                     flow.accumulate(weight_node, &weight_shape, |out, holds_sum| {
-                        gemm(out, inputs, holds_sum, 1.0, g.t(), Mat::new(input.f32(), rows, inputs), true);
+                        transposed_times(&device, out, Start::sum_if(holds_sum), &gradient, &input.panels());
                         Ok(())
                     })?;
                 }
                 if let Some(matrix) = saved_matrix {
                     flow.accumulate(x_node, &input_shape, |out, holds_sum| {
-                        gemm(out, inputs, holds_sum, 1.0, g, Mat::new(matrix.f32(), outputs, inputs), true);
+                        let matrix = matrix.panels(false, precision, frozen);
+                        times(&device, out, Start::sum_if(holds_sum), &gradient, &matrix);
                         Ok(())
                     })?;
                 }
@@ -111,7 +139,7 @@ impl Tape {
 mod tests {
     use super::*;
     use crate::ops::check::{Case, Inputs, noise};
-    use crate::{Device, Grads};
+    use crate::{Device, Grads, Precision};
 
     fn reference(inputs: &Inputs, f: impl Fn(f64) -> f64) -> Vec<f64> {
         let (x, w, b) = (&inputs["x"], &inputs["w"], &inputs["b"]);

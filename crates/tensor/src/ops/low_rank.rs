@@ -1,9 +1,9 @@
 //! A low-rank addition to a linear map: `base + scale * (x Aᵀ) Bᵀ`.
 
 use crate::error::{Result, ensure_shape};
-use crate::kernels::gemm::{Mat, gemm};
 use crate::kernels::parallel;
-use crate::ops::linear::operand;
+use crate::kernels::product::Start;
+use crate::ops::linear::{Input, times, transposed_times};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -30,50 +30,49 @@ impl Tape {
         ensure_shape(OP, b_shape == [outputs, rank], &b_shape, || format!("[{outputs}, {rank}]"))?;
 
         let precision = self.precision();
-        let input = operand(x.value(), precision);
-        let (down, up) = (operand(a.value(), precision), operand(b.value(), precision));
-        let mut narrow = Tensor::stale(self.device(), &[tokens, rank]);
-        let down_t = Mat::new(down.f32(), rank, inputs).t();
-        gemm(narrow.f32_mut(), rank, false, 1.0, Mat::new(input.f32(), tokens, inputs), down_t, true);
-        let narrow = operand(&narrow, precision);
-        let mut out = Tensor::stale(self.device(), base.value().shape());
+        let device = self.device().clone();
+        let _span = device.span(OP);
+        let (down, up) = (a.value().clone(), b.value().clone());
+        // The scale goes on the narrow side, in both directions.
+        let mut narrow = Tensor::stale(&device, &[tokens, rank]);
+        times(&device, narrow.f32_mut(), Start::Zero, x.value(), &down.panels(true, precision, !a.needs_grad()));
+        narrow.scale(scale)?;
+        let mut out = Tensor::stale(&device, base.value().shape());
         parallel::copy(base.f32(), out.f32_mut());
-        let up_t = Mat::new(up.f32(), outputs, rank).t();
-        gemm(out.f32_mut(), outputs, true, scale, Mat::new(narrow.f32(), tokens, rank), up_t, true);
+        times(&device, out.f32_mut(), Start::Sum, &narrow, &up.panels(true, precision, !b.needs_grad()));
 
         let (base_node, x_node, a_node, b_node) = (base.node(), x.node(), a.node(), b.node());
         let x_shape = x.value().shape().to_vec();
         let needs_grad = [base_node, x_node, a_node, b_node].iter().any(Option::is_some);
-        Ok(self.record(out, needs_grad, || {
+        Ok(self.record(OP, out, needs_grad, || {
             let saved_narrow = b_node.is_some().then_some(narrow);
-            let saved_input = a_node.is_some().then_some(input);
+            let saved_input = a_node.map(|_| Input::save(x.value(), precision));
             let saved_down = x_node.is_some().then_some(down);
             let saved_up = (a_node.is_some() || x_node.is_some()).then_some(up);
             move |gradient, flow| {
-                let wide = operand(&gradient, precision);
-                let g = Mat::new(wide.f32(), tokens, outputs);
+                let device = flow.device().clone();
                 if let Some(narrow) = saved_narrow {
                     flow.accumulate(b_node, &b_shape, |out, holds_sum| {
-                        gemm(out, rank, holds_sum, scale, g.t(), Mat::new(narrow.f32(), tokens, rank), true);
+                        let narrow = narrow.panels(false, precision, false);
+                        transposed_times(&device, out, Start::sum_if(holds_sum), &gradient, &narrow);
                         Ok(())
                     })?;
                 }
                 if let Some(up) = saved_up {
                     // The gradient of x Aᵀ, which both other products need.
-                    let mut inner = Tensor::stale(flow.device(), &[tokens, rank]);
-                    gemm(inner.f32_mut(), rank, false, scale, g, Mat::new(up.f32(), outputs, rank), true);
-                    let inner = operand(&inner, precision);
-                    let inner = Mat::new(inner.f32(), tokens, rank);
+                    let mut inner = Tensor::stale(&device, &[tokens, rank]);
+                    times(&device, inner.f32_mut(), Start::Zero, &gradient, &up.panels(false, precision, false));
+                    inner.scale(scale)?;
                     if let Some(input) = saved_input {
                         flow.accumulate(a_node, &a_shape, |out, holds_sum| {
-                            let input = Mat::new(input.f32(), tokens, inputs);
-                            gemm(out, inputs, holds_sum, 1.0, inner.t(), input, true);
+                            transposed_times(&device, out, Start::sum_if(holds_sum), &inner, &input.panels());
                             Ok(())
                         })?;
                     }
                     if let Some(down) = saved_down {
                         flow.accumulate(x_node, &x_shape, |out, holds_sum| {
-                            gemm(out, inputs, holds_sum, 1.0, inner, Mat::new(down.f32(), rank, inputs), true);
+                            let down = down.panels(false, precision, false);
+                            times(&device, out, Start::sum_if(holds_sum), &inner, &down);
                             Ok(())
                         })?;
                     }

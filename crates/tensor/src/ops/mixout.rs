@@ -41,6 +41,7 @@ impl Tape {
     /// # Errors
     /// When the shapes differ.
     pub fn mixout(&mut self, weight: &Var, base: &Tensor, p: f32, rng: Rng) -> Result<Var> {
+        let _span = self.device().span("mixout");
         let op = "mixout";
         weight.value().expect_f32(op)?;
         base.expect_f32(op)?;
@@ -67,7 +68,7 @@ impl Tape {
             },
         );
         let to = weight.node();
-        Ok(self.record(out, weight.needs_grad(), || {
+        Ok(self.record("mixout", out, weight.needs_grad(), || {
             move |mut gradient: Tensor, flow| {
                 masked(
                     keep,

@@ -173,6 +173,7 @@ impl Tape {
         bias: &Var,
         epsilon: f32,
     ) -> Result<Var> {
+        let _span = self.device().span("residual_norm");
         let op = "residual_norm";
         let (rows, width) = (x.value().rows(), x.value().width());
         for operand in [Some(x), residual, Some(weight), Some(bias)].into_iter().flatten() {
@@ -227,7 +228,7 @@ impl Tape {
         });
 
         let needs_grad = saves || bias_node.is_some();
-        Ok(self.record(out, needs_grad, || {
+        Ok(self.record("residual_norm", out, needs_grad, || {
             let saved_weight = weight.value().clone();
             let dropout = dropout.map(|(dropout, keep)| (dropout.clone(), keep));
             move |mut gradient: Tensor, flow| {

@@ -7,6 +7,7 @@ use crate::tensor::Tensor;
 impl Tape {
     /// Rows `indices` of `x`, in that order; a row may be taken more than once.
     pub fn select_rows(&mut self, x: &Var, indices: &[u32]) -> Result<Var> {
+        let _span = self.device().span("select_rows");
         let (rows, width) = (x.value().rows(), x.value().width());
         if let Some(&index) = indices.iter().find(|&&i| i as usize >= rows) {
             return Err(TensorError::Index { op: "select_rows", index: index as usize, len: rows });
@@ -19,7 +20,7 @@ impl Tape {
         let to = x.node();
         let indices = indices.to_vec();
         let shape = x.value().shape().to_vec();
-        Ok(self.record(out, x.needs_grad(), || {
+        Ok(self.record("select_rows", out, x.needs_grad(), || {
             move |gradient: Tensor, flow| {
                 flow.accumulate(to, &shape, |target, holds_sum| {
                     if !holds_sum {

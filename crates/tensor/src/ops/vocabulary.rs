@@ -13,10 +13,10 @@
 use rayon::prelude::*;
 
 use crate::error::{Result, ensure_shape};
-use crate::kernels::gemm::{Mat, gemm};
+use crate::kernels::product::{Mat, Start, multiply, multiply_packed};
 use crate::kernels::{math::vectorised, softmax};
 use crate::ops::cross_entropy::check_targets;
-use crate::ops::linear::{column_sums, operand};
+use crate::ops::linear::column_sums;
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -103,7 +103,11 @@ impl Tape {
 
         let precision = self.precision();
         let device = self.device().clone();
-        let (input, matrix) = (operand(x.value(), precision), operand(weight.value(), precision));
+        let _span = device.span(OP);
+        let input = x.value().clone();
+        let frozen = !weight.needs_grad();
+        let matrix_turned = weight.value().panels(true, precision, frozen);
+        let matrix = x.needs_grad().then(|| weight.value().panels(false, precision, frozen));
         let (x_node, weight_node, bias_node) = (x.node(), weight.node(), bias.and_then(Var::node));
         let needs_grad = x_node.is_some() || weight_node.is_some() || bias_node.is_some();
         let mut toward_x = x_node.map(|_| Tensor::stale(&device, x.value().shape()));
@@ -118,7 +122,7 @@ impl Tape {
             let count = block.min(rows - start);
             let part = Mat::new(&input.f32()[start * width..], count, width);
             let mut logits = Tensor::stale(&device, &[count, entries]);
-            gemm(logits.f32_mut(), entries, false, 1.0, part, Mat::new(matrix.f32(), entries, width).t(), true);
+            multiply_packed(&device, logits.f32_mut(), Start::Zero, part, &matrix_turned);
             let lines = logits.f32_mut().par_chunks_exact_mut(entries).zip(&mut outcomes[start..start + count]);
             let bias = bias.map_or(&[][..], Var::f32);
             lines.zip(&targets[start..start + count]).for_each(|((row, outcome), &target)| {
@@ -130,19 +134,18 @@ impl Tape {
             if let Some(sum) = &mut toward_bias {
                 column_sums(logits.f32(), entries, sum.f32_mut(), start > 0);
             }
-            let slopes = operand(&logits, precision);
-            let slope = Mat::new(slopes.f32(), count, entries);
-            if let Some(gradient) = &mut toward_x {
-                let out = &mut gradient.f32_mut()[start * width..];
-                gemm(out, width, false, 1.0, slope, Mat::new(matrix.f32(), entries, width), true);
+            let slope = Mat::new(logits.f32(), count, entries);
+            if let (Some(gradient), Some(matrix)) = (&mut toward_x, &matrix) {
+                let out = &mut gradient.f32_mut()[start * width..][..count * width];
+                multiply_packed(&device, out, Start::Zero, slope, matrix);
             }
             if weight_node.is_some() {
                 if start + count == rows {
-                    waiting = Some((slopes, start));
+                    waiting = Some((logits, start));
                 } else {
                     let holds_sum = toward_weight.is_some();
                     let sum = toward_weight.get_or_insert_with(|| Tensor::stale(&device, &shape));
-                    gemm(sum.f32_mut(), width, holds_sum, 1.0, slope.t(), part, true);
+                    multiply(&device, precision, sum.f32_mut(), Start::sum_if(holds_sum), slope.t(), part);
                 }
             }
         }
@@ -152,7 +155,7 @@ impl Tape {
 
         let loss = outcomes.iter().map(|outcome| outcome.loss).sum::<f64>() as f32;
         let predictions = outcomes.iter().map(|outcome| outcome.prediction).collect();
-        let loss = self.record(Tensor::full(&device, &[1], loss), needs_grad, || {
+        let loss = self.record(OP, Tensor::full(&device, &[1], loss), needs_grad, || {
             let saved = waiting.map(|waiting| (waiting, input));
             move |gradient: Tensor, flow| {
                 let factor = gradient.item().unwrap_or(0.0);
@@ -165,10 +168,12 @@ impl Tape {
                     flow.add(to, part)?;
                 }
                 let Some(((slopes, start), input)) = saved else { return Ok(()) };
+                let device = flow.device().clone();
                 flow.accumulate(weight_node, &shape, |out, holds_sum| {
                     let slope = Mat::new(slopes.f32(), slopes.rows(), entries);
-                    let part = Mat::new(&input.f32()[start * width..], slopes.rows(), width);
-                    gemm(out, width, holds_sum, factor, slope.t(), part, true);
+                    let part: Vec<f32> = input.f32()[start * width..].iter().map(|x| factor * x).collect();
+                    let part = Mat::new(&part, slopes.rows(), width);
+                    multiply(&device, precision, out, Start::sum_if(holds_sum), slope.t(), part);
                     Ok(())
                 })
             }

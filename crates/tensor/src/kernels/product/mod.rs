@@ -1,0 +1,386 @@
+//! Matrix products over packed panels, in f32 and in bf16, by the best instructions that the processor has.
+//!
+//! The right operand is packed into panels of 32 columns ([`Panels`]). The left one is read where it lies (f32), rounded to
+//! bf16 row by row ([`Half`]), or, when it is a transpose, read from panels of its own. Every output is a sum over the inner
+//! extent in one order that depends on the extents alone, so the result has the same bits for any number of threads.
+
+mod mat;
+mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pack_x86;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use rayon::current_num_threads;
+use rayon::prelude::*;
+
+pub(crate) use mat::Mat;
+
+use crate::device::{Buffer, Device};
+use crate::instructions::Instructions;
+use crate::tape::Precision;
+
+/// Columns of a panel: two AVX-512 registers, four of AVX2.
+const PANEL: usize = 32;
+/// Words of inner extent that are summed before the outputs are touched: a block of either operand stays in cache.
+const DEPTH: usize = 384;
+/// Rows of the left operand handed to a thread at a time.
+const ROWS: usize = 64;
+/// Below this many multiply-adds one thread is faster than two.
+const PARALLEL: usize = 1 << 18;
+
+/// A right operand `[inner, cols]` in panels of 32 columns: for each panel, row by row, 32 words. A word is one f32, or two
+/// bf16 that are neighbours along the inner extent. Padded with zeros.
+pub(crate) struct Panels {
+    words: Buffer,
+    precision: Precision,
+    inner: usize,
+    cols: usize,
+    /// Words of inner extent.
+    depth: usize,
+}
+
+impl Panels {
+    /// Packs a matrix.
+    pub(crate) fn pack(device: &Device, b: Mat, precision: Precision) -> Panels {
+        assert!(b.fits(), "a matrix outside its memory");
+        let depth = words(b.rows, precision);
+        let mut buffer = device.take(b.cols.div_ceil(PANEL) * PANEL * depth);
+        let fill = |(i, panel): (usize, &mut [f32])| {
+            pack::panel(bytemuck::cast_slice_mut(panel), b, i * PANEL, precision);
+        };
+        let size = (PANEL * depth).max(1);
+        if b.rows * b.cols < 1 << 14 {
+            buffer.slice_mut().chunks_exact_mut(size).enumerate().for_each(fill);
+        } else {
+            buffer.slice_mut().par_chunks_exact_mut(size).enumerate().for_each(fill);
+        }
+        Panels { words: buffer, precision, inner: b.rows, cols: b.cols, depth }
+    }
+
+    /// What its words are made of.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    fn words(&self) -> &[u32] {
+        bytemuck::cast_slice(self.words.slice())
+    }
+}
+
+/// Words of an inner extent.
+fn words(inner: usize, precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => inner,
+        Precision::Bf16 => inner.div_ceil(2),
+    }
+}
+
+/// A left operand rounded to bf16: row-major, the inner extent padded with zeros to whole words.
+pub(crate) struct Half {
+    words: Buffer,
+    rows: usize,
+    inner: usize,
+}
+
+impl Half {
+    /// Rounds a matrix whose rows are contiguous (to nearest, ties to even).
+    pub(crate) fn round(device: &Device, a: Mat) -> Half {
+        assert!(a.fits() && a.col_stride == 1, "a left operand is rounded along its rows");
+        let depth = words(a.cols, Precision::Bf16);
+        let mut words = device.take(a.rows * depth);
+        let fill = |(i, block): (usize, &mut [f32])| {
+            pack::half_rows(bytemuck::cast_slice_mut(block), a, i * ROWS);
+        };
+        if depth > 0 {
+            words.slice_mut().par_chunks_mut(ROWS * depth).enumerate().for_each(fill);
+        }
+        Half { words, rows: a.rows, inner: a.cols }
+    }
+}
+
+/// A left operand.
+#[derive(Clone, Copy)]
+pub(crate) enum Left<'a> {
+    /// f32 where it lies, its rows contiguous.
+    F32(Mat<'a>),
+    /// Rounded.
+    Bf16(&'a Half),
+    /// The transpose of a matrix that was packed as a right operand would be.
+    Turned(&'a Panels),
+}
+
+impl Left<'_> {
+    fn extents(&self) -> (usize, usize, Precision) {
+        match self {
+            Left::F32(a) => (a.rows, a.cols, Precision::F32),
+            Left::Bf16(a) => (a.rows, a.inner, Precision::Bf16),
+            Left::Turned(a) => (a.cols, a.inner, a.precision),
+        }
+    }
+}
+
+/// What an output starts from.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// Nothing: the output is overwritten.
+    Zero,
+    /// What stands there.
+    Sum,
+    /// A row that every row starts from.
+    Bias(&'a [f32]),
+}
+
+impl Start<'_> {
+    /// A place that holds a sum already, or nothing of worth.
+    pub(crate) fn sum_if(holds_sum: bool) -> Start<'static> {
+        if holds_sum { Start::Sum } else { Start::Zero }
+    }
+}
+
+/// A block of the left operand, as a kernel reads it: the word of row `r` at depth `l` is `words[r * row + l * step]`.
+#[derive(Clone, Copy)]
+struct Block {
+    words: *const u32,
+    row: usize,
+    step: usize,
+    rows: usize,
+}
+
+/// A block of outputs: `cols` of each row, rows `stride` apart.
+#[derive(Clone, Copy)]
+struct Out<'a> {
+    data: *mut f32,
+    stride: usize,
+    cols: usize,
+    start: Start<'a>,
+}
+
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+// SAFETY: `product` hands every thread a block of outputs of its own.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+/// `out = start + a b` in the precision asked for: operands of bf16 are rounded here, and multiplied and summed in f32.
+pub(crate) fn multiply(device: &Device, precision: Precision, out: &mut [f32], start: Start, a: Mat, b: Mat) {
+    multiply_packed(device, out, start, a, &Panels::pack(device, b, precision));
+}
+
+/// [`multiply`] by an operand that is packed already, in its precision.
+pub(crate) fn multiply_packed(device: &Device, out: &mut [f32], start: Start, a: Mat, b: &Panels) {
+    if a.col_stride != 1 {
+        product(device, out, start, Left::Turned(&Panels::pack(device, a.t(), b.precision)), b);
+    } else if b.precision == Precision::Bf16 {
+        product(device, out, start, Left::Bf16(&Half::round(device, a)), b);
+    } else {
+        product(device, out, start, Left::F32(a), b);
+    }
+}
+
+/// `out = start + a b`; `out` is `[a.rows, b.cols]`, row-major and contiguous.
+pub(crate) fn product(device: &Device, out: &mut [f32], start: Start, a: Left, b: &Panels) {
+    let (rows, inner, _) = a.extents();
+    device.count(2 * (rows * inner * b.cols) as u64);
+    product_by(Instructions::current(), out, start, a, b);
+}
+
+fn product_by(isa: Instructions, out: &mut [f32], start: Start, a: Left, b: &Panels) {
+    let (rows, inner, precision) = a.extents();
+    assert!(inner == b.inner && precision == b.precision, "operands of a product");
+    assert_eq!(out.len(), rows * b.cols, "outputs of a product");
+    if let Left::F32(a) = a {
+        assert!(a.fits() && a.col_stride == 1, "a matrix outside its memory");
+    }
+    if let Start::Bias(bias) = start {
+        assert_eq!(bias.len(), b.cols, "bias of a product");
+    }
+    if out.is_empty() {
+        return;
+    }
+    if b.depth == 0 {
+        match start {
+            Start::Zero => out.fill(0.0),
+            Start::Sum => {}
+            Start::Bias(bias) => out.chunks_exact_mut(b.cols).for_each(|row| row.copy_from_slice(bias)),
+        }
+        return;
+    }
+    let parallel = current_num_threads() > 1 && rows * b.cols * inner >= PARALLEL;
+    let panels = b.cols.div_ceil(PANEL);
+    // Enough pieces that no thread waits long for the last one: by rows first, by panels where rows are few.
+    let chunks = rows.div_ceil(ROWS);
+    let wanted = if parallel { 8 * current_num_threads() } else { 1 };
+    let groups = wanted.div_ceil(chunks).clamp(1, panels);
+    let shared = Shared(out.as_mut_ptr());
+    let task = |task: usize| {
+        let (chunk, group) = (task / groups, task % groups);
+        let (first, last) = (group * panels / groups, (group + 1) * panels / groups);
+        rows_by_panels(isa, shared, start, a, b, chunk * ROWS..((chunk + 1) * ROWS).min(rows), first..last);
+    };
+    if parallel {
+        (0..chunks * groups).into_par_iter().with_max_len(1).for_each(task);
+    } else {
+        (0..chunks * groups).for_each(task);
+    }
+}
+
+/// A chunk of rows by a range of panels.
+fn rows_by_panels(
+    isa: Instructions,
+    out: Shared,
+    start: Start,
+    a: Left,
+    b: &Panels,
+    rows: std::ops::Range<usize>,
+    panels: std::ops::Range<usize>,
+) {
+    // A transpose comes in panels of its own, so its rows go by the panel.
+    let part = if matches!(a, Left::Turned(_)) { PANEL } else { ROWS };
+    for from in (0..b.depth).step_by(DEPTH) {
+        let depth = DEPTH.min(b.depth - from);
+        for panel in panels.clone() {
+            let right = &b.words()[(panel * b.depth + from) * PANEL..][..depth * PANEL];
+            let (col, cols) = (panel * PANEL, PANEL.min(b.cols - panel * PANEL));
+            let start = match start {
+                _ if from > 0 => Start::Sum,
+                Start::Bias(bias) => Start::Bias(&bias[col..col + cols]),
+                other => other,
+            };
+            for row in rows.clone().step_by(part) {
+                let (words, row_step, step) = match a {
+                    Left::F32(a) => (bytemuck::cast_slice(&a.data[row * a.row_stride + from..]), a.row_stride, 1),
+                    Left::Bf16(a) => {
+                        let words: &[u32] = bytemuck::cast_slice(a.words.slice());
+                        (&words[row * b.depth + from..], b.depth, 1)
+                    }
+                    Left::Turned(a) => (&a.words()[(row / PANEL * a.depth + from) * PANEL..], 1, PANEL),
+                };
+                let count = part.min(rows.end - row);
+                let block = Block { words: words.as_ptr(), row: row_step, step, rows: count };
+                // SAFETY: `product_by` checked the extents; the block starts inside `out`, and no other task has its
+                // rows and columns.
+                let data = unsafe { out.0.add(row * b.cols + col) };
+                let out = Out { data, stride: b.cols, cols, start };
+                // SAFETY: `block` covers `count` rows of `depth` words (checked above; panels are padded to 32 columns),
+                // `right` is `depth` rows of a panel, `out` covers as many rows, and `isa` is here.
+                unsafe {
+                    match isa {
+                        #[cfg(target_arch = "x86_64")]
+                        Instructions::Avx2 | Instructions::Avx512 | Instructions::Avx512Bf16 => {
+                            x86::block(isa, b.precision, block, right, out);
+                        }
+                        _ => portable::block(b.precision, block, right, out),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Both values of a word.
+#[inline(always)]
+fn both(word: u32) -> [f32; 2] {
+    [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)]
+}
+
+/// Writes sums to a row of outputs.
+#[inline(always)]
+fn finish(row: &mut [f32], sums: &[f32], start: Start) {
+    match start {
+        Start::Zero => row.copy_from_slice(&sums[..row.len()]),
+        Start::Sum => row.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum),
+        Start::Bias(bias) => row.iter_mut().zip(sums).zip(bias).for_each(|((out, sum), bias)| *out = bias + sum),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use luthier_random::Rng;
+
+    fn noise(n: usize, stream: &str) -> Vec<f32> {
+        let rng = Rng::at(1, stream, 0, 0);
+        (0..n as u64).map(|i| rng.normal(i) as f32).collect()
+    }
+
+    fn rounded(x: f32, precision: Precision) -> f64 {
+        f64::from(if precision == Precision::Bf16 { half::bf16::from_f32(x).to_f32() } else { x })
+    }
+
+    #[test]
+    fn against_f64_in_every_layout_by_every_instruction_set_and_for_any_number_of_threads() {
+        let device = Device::cpu();
+        let extents = [(1, 1, 1), (3, 5, 7), (65, 129, 300), (450, 384, 384), (33, 77, 1601), (12, 32, 0)];
+        for (m, n, k) in extents {
+            for (left, right) in [(false, false), (false, true), (true, false), (true, true)] {
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let (a, b, bias) = (noise(m * k, "a"), noise(n * k, "b"), noise(n, "bias"));
+                    let a = if left { Mat::new(&a, k, m).t() } else { Mat::new(&a, m, k) };
+                    let b = if right { Mat::new(&b, n, k).t() } else { Mat::new(&b, k, n) };
+                    let at =
+                        |x: Mat, r: usize, c: usize| rounded(x.data[r * x.row_stride + c * x.col_stride], precision);
+                    for isa in Instructions::available() {
+                        let run = |threads| {
+                            let mut out = vec![1.0f32; m * n];
+                            crate::with_threads(threads, || {
+                                let panels = Panels::pack(&device, b, precision);
+                                let (half, turned);
+                                let left = match precision {
+                                    _ if left => {
+                                        turned = Panels::pack(&device, a.t(), precision);
+                                        Left::Turned(&turned)
+                                    }
+                                    Precision::F32 => Left::F32(a),
+                                    Precision::Bf16 => {
+                                        half = Half::round(&device, a);
+                                        Left::Bf16(&half)
+                                    }
+                                };
+                                product_by(isa, &mut out, Start::Sum, left, &panels);
+                                product_by(isa, &mut out, Start::Sum, left, &panels);
+                                let sum = out.clone();
+                                product_by(isa, &mut out, Start::Bias(&bias), left, &panels);
+                                (sum, out)
+                            })
+                        };
+                        let (sum, biased) = run(2);
+                        for i in (0..m).step_by(1 + m / 13) {
+                            for j in (0..n).step_by(1 + n / 17) {
+                                let exact: f64 = (0..k).map(|l| at(a, i, l) * at(b, l, j)).sum();
+                                let place = format!("{isa:?} {precision:?} {m}x{n}x{k} at {i},{j}");
+                                let error = (f64::from(sum[i * n + j]) - (1.0 + 2.0 * exact)).abs();
+                                assert!(error < 3e-6 * (1.0 + (k as f64).sqrt()) * 4.0, "{place}: {error}");
+                                let error = (f64::from(biased[i * n + j]) - (f64::from(bias[j]) + exact)).abs();
+                                assert!(error < 3e-6 * (1.0 + (k as f64).sqrt()) * 2.0, "{place}, bias: {error}");
+                            }
+                        }
+                        for threads in [1, 3] {
+                            assert!(run(threads) == (sum.clone(), biased.clone()), "{threads} threads give other bits");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_that_of_bf16() {
+        let device = Device::cpu();
+        let mut values = noise(64, "x");
+        values.extend([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-40, 1.003_906_2, 1.011_718_8]);
+        let half = Half::round(&device, Mat::new(&values, 1, values.len()));
+        let halves: &[u16] = bytemuck::cast_slice(half.words.slice());
+        for (found, x) in halves.iter().zip(&values) {
+            assert_eq!(*found, half::bf16::from_f32(*x).to_bits(), "{x}");
+        }
+        let half = Half::round(&device, Mat::new(&[f32::NAN, -f32::NAN], 1, 2));
+        assert!(
+            bytemuck::cast_slice::<f32, u16>(half.words.slice())[..2]
+                .iter()
+                .all(|&x| half::bf16::from_bits(x).is_nan())
+        );
+    }
+}

@@ -1,0 +1,130 @@
+//! Rounding to bf16, and moving operands into the order in which the kernels read them.
+
+#[cfg(target_arch = "x86_64")]
+use super::pack_x86;
+use super::{Mat, PANEL};
+use crate::instructions::Instructions;
+use crate::kernels::math::vectorised;
+use crate::tape::Precision;
+
+/// The nearest bf16, ties to even, as bits; NaN stays NaN.
+#[inline(always)]
+fn round(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if x.is_nan() { 0x7fc0 } else { rounded }
+}
+
+/// Rounds neighbours of a row into words; an odd last one is paired with zero.
+#[inline(always)]
+fn round_row(words: &mut [u32], row: &[f32]) {
+    let halves: &mut [u16] = bytemuck::cast_slice_mut(words);
+    for (half, &x) in halves.iter_mut().zip(row) {
+        *half = round(x) as u16;
+    }
+    if let Some(last) = halves.get_mut(row.len()) {
+        *last = 0;
+    }
+}
+
+/// Rounds two rows into words of one value of each.
+#[inline(always)]
+fn pair_rows(words: &mut [u32], even: &[f32], odd: Option<&[f32]>) {
+    match odd {
+        Some(odd) => words.iter_mut().zip(even).zip(odd).for_each(|((w, &a), &b)| *w = round(a) | round(b) << 16),
+        None => words.iter_mut().zip(even).for_each(|(w, &a)| *w = round(a)),
+    }
+}
+
+/// Rows of a transpose that are moved together.
+const TOGETHER: usize = 8;
+
+/// Words `l..l + TOGETHER` of a panel from as many rows of `columns`: the panel is the transpose.
+#[inline(always)]
+fn turn(panel: &mut [u32], columns: &[[u32; TOGETHER]; PANEL]) {
+    for (l, row) in panel.chunks_exact_mut(PANEL).enumerate() {
+        for (word, column) in row.iter_mut().zip(columns) {
+            *word = column[l];
+        }
+    }
+}
+
+/// Fills the panel of the columns of `b` from `col` on.
+pub(super) fn panel(words: &mut [u32], b: Mat, col: usize, precision: Precision) {
+    let cols = PANEL.min(b.cols - col);
+    if cols < PANEL {
+        words.fill(0);
+    }
+    if b.col_stride != 1 {
+        turned_panel(words, b, col, cols, precision);
+        return;
+    }
+    let row = |l: usize| &b.data[l * b.row_stride + col..][..cols];
+    vectorised(
+        #[inline(always)]
+        || match precision {
+            Precision::F32 => {
+                for (l, words) in words.chunks_exact_mut(PANEL).enumerate() {
+                    words[..cols].copy_from_slice(bytemuck::cast_slice(row(l)));
+                }
+            }
+            Precision::Bf16 => {
+                for (l, words) in words.chunks_exact_mut(PANEL).enumerate() {
+                    pair_rows(&mut words[..cols], row(2 * l), (2 * l + 1 < b.rows).then(|| row(2 * l + 1)));
+                }
+            }
+        },
+    );
+}
+
+/// [`panel`] of a matrix whose columns are contiguous.
+fn turned_panel(words: &mut [u32], b: Mat, col: usize, cols: usize, precision: Precision) {
+    assert_eq!(b.row_stride, 1, "a right operand with contiguous rows or columns");
+    let column = |c: usize| &b.data[(col + c) * b.col_stride..][..b.rows];
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if cols == PANEL && Instructions::current() >= Instructions::Avx512 {
+        // SAFETY: AVX-512 is here.
+        done = unsafe { pack_x86::turned_panel(words, std::array::from_fn(column), precision) };
+    }
+    let words = &mut words[done * PANEL..];
+    vectorised(
+        #[inline(always)]
+        || {
+            let mut columns = [[0u32; TOGETHER]; PANEL];
+            let per_word = if precision == Precision::F32 { 1 } else { 2 };
+            for (i, part) in words.chunks_mut(TOGETHER * PANEL).enumerate() {
+                let first = per_word * (done + i * TOGETHER);
+                let end = b.rows.min(first + per_word * TOGETHER);
+                for (c, words) in columns.iter_mut().enumerate().take(cols) {
+                    match precision {
+                        Precision::F32 => {
+                            words[..end - first].copy_from_slice(bytemuck::cast_slice(&column(c)[first..end]))
+                        }
+                        Precision::Bf16 => round_row(words, &column(c)[first..end]),
+                    }
+                }
+                turn(part, &columns);
+            }
+        },
+    );
+}
+
+/// Rounds the rows of `a` from `first` on; `words` has whole rows.
+pub(super) fn half_rows(words: &mut [u32], a: Mat, first: usize) {
+    let depth = super::words(a.cols, Precision::Bf16);
+    let rows = words.chunks_exact_mut(depth).enumerate();
+    let row = |r: usize| &a.data[(first + r) * a.row_stride..][..a.cols];
+    #[cfg(target_arch = "x86_64")]
+    if Instructions::current() >= Instructions::Avx512 {
+        // SAFETY: AVX-512 is here.
+        rows.for_each(|(r, words)| unsafe { pack_x86::round_row(words, row(r)) });
+        return;
+    }
+    let mut rows = rows;
+    vectorised(
+        #[inline(always)]
+        || rows.by_ref().for_each(|(r, words)| round_row(words, row(r))),
+    );
+}

@@ -1,0 +1,92 @@
+//! The kernel in plain code, for processors without one of their own; the compiler makes vectors of it.
+
+use super::{Block, Out, PANEL, both, finish};
+use crate::tape::Precision;
+
+/// Columns that go together, and rows: as many sums as the smallest register files hold.
+const COLUMNS: usize = 16;
+const ROWS: usize = 4;
+
+/// A block by a panel.
+///
+/// # Safety
+/// `a` covers `a.rows` rows of as many words as `panel` has rows, `out` as many rows of outputs.
+pub(super) unsafe fn block(precision: Precision, a: Block, panel: &[u32], out: Out) {
+    for first in (0..a.rows).step_by(ROWS) {
+        let rows = ROWS.min(a.rows - first);
+        let mut sums = [[0.0f32; PANEL]; ROWS];
+        for column in (0..PANEL.min(out.cols)).step_by(COLUMNS) {
+            // SAFETY: the caller's promise; no row goes beyond `a.rows`.
+            let part = unsafe {
+                match rows {
+                    ROWS => tile::<ROWS>(precision, a, first, panel, column),
+                    _ => ragged(precision, a, first, rows, panel, column),
+                }
+            };
+            for (sums, part) in sums.iter_mut().zip(part) {
+                sums[column..column + COLUMNS].copy_from_slice(&part);
+            }
+        }
+        for (r, sums) in sums.iter().enumerate().take(rows) {
+            // SAFETY: the caller's promise.
+            let row = unsafe { std::slice::from_raw_parts_mut(out.data.add((first + r) * out.stride), out.cols) };
+            finish(row, sums, out.start);
+        }
+    }
+}
+
+/// The last rows of a block, one at a time.
+///
+/// # Safety
+/// As [`block`].
+unsafe fn ragged(
+    precision: Precision,
+    a: Block,
+    first: usize,
+    rows: usize,
+    panel: &[u32],
+    column: usize,
+) -> [[f32; COLUMNS]; ROWS] {
+    let mut sums = [[0.0; COLUMNS]; ROWS];
+    for (r, sums) in sums.iter_mut().enumerate().take(rows) {
+        // SAFETY: the caller's promise.
+        [*sums] = unsafe { tile::<1>(precision, a, first + r, panel, column) };
+    }
+    sums
+}
+
+/// # Safety
+/// As [`block`].
+#[inline(always)]
+unsafe fn tile<const R: usize>(
+    precision: Precision,
+    a: Block,
+    first: usize,
+    panel: &[u32],
+    column: usize,
+) -> [[f32; COLUMNS]; R] {
+    let mut sums = [[0.0f32; COLUMNS]; R];
+    for (l, words) in panel.chunks_exact(PANEL).enumerate() {
+        let words = &words[column..column + COLUMNS];
+        for (r, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let left = unsafe { *a.words.add((first + r) * a.row + l * a.step) };
+            for (sum, &right) in sums.iter_mut().zip(words) {
+                match precision {
+                    Precision::F32 => *sum = multiply_add(f32::from_bits(left), f32::from_bits(right), *sum),
+                    Precision::Bf16 => {
+                        let ([a, c], [b, d]) = (both(left), both(right));
+                        *sum = multiply_add(c, d, multiply_add(a, b, *sum));
+                    }
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// Fused where that is an instruction and not a call.
+#[inline(always)]
+fn multiply_add(a: f32, b: f32, sum: f32) -> f32 {
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, sum) } else { a * b + sum }
+}

@@ -1,0 +1,213 @@
+//! The kernels in the instructions of x86: AVX2, AVX-512, and its bf16 products.
+
+use std::arch::x86_64::*;
+
+use super::{Block, Out, PANEL, Start, finish};
+use crate::instructions::Instructions;
+use crate::tape::Precision;
+
+/// A block by a panel.
+///
+/// # Safety
+/// As `portable::block`; and `isa` is here.
+pub(super) unsafe fn block(isa: Instructions, precision: Precision, a: Block, panel: &[u32], out: Out) {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        match (precision, isa) {
+            (Precision::F32, Instructions::Avx2) => avx2_f32(a, panel, out),
+            (Precision::F32, _) => avx512_f32(a, panel, out),
+            (Precision::Bf16, Instructions::Avx2) => avx2_bf16(a, panel, out),
+            (Precision::Bf16, Instructions::Avx512) => avx512_bf16_in_f32(a, panel, out),
+            (Precision::Bf16, _) => avx512_bf16(a, panel, out),
+        }
+    }
+}
+
+/// Defines a kernel that walks over the rows of a block, `$most` at a time, and calls `$tile` with the number as a constant.
+macro_rules! by_rows {
+    ($(#[$attribute:meta])* $name:ident, $tile:ident, $most:literal, [$($rest:literal)*]) => {
+        $(#[$attribute])*
+        unsafe fn $name(a: Block, panel: &[u32], out: Out) {
+            // SAFETY: the caller's promise; no tile goes beyond `a.rows`.
+            unsafe {
+                let mut r = 0;
+                while r < a.rows {
+                    let left = a.words.add(r * a.row);
+                    let to = Out { data: out.data.add(r * out.stride), ..out };
+                    let rows = (a.rows - r).min($most);
+                    match rows {
+                        $most => $tile::<$most>(left, a.row, a.step, panel, to),
+                        $($rest => $tile::<$rest>(left, a.row, a.step, panel, to),)*
+                        _ => {}
+                    }
+                    r += rows;
+                }
+            }
+        }
+    };
+}
+
+by_rows!(#[target_feature(enable = "avx512f,avx512bw")] avx512_f32, tile_f32, 12, [1 2 3 4 5 6 7 8 9 10 11]);
+by_rows!(#[target_feature(enable = "avx512f,avx512bw,avx512bf16")] avx512_bf16, tile_bf16, 12, [1 2 3 4 5 6 7 8 9 10 11]);
+by_rows!(#[target_feature(enable = "avx512f,avx512bw")] avx512_bf16_in_f32, tile_bf16_in_f32, 8, [1 2 3 4 5 6 7]);
+by_rows!(#[target_feature(enable = "avx2,fma")] avx2_f32, tile_avx2_f32, 6, [1 2 3 4 5]);
+by_rows!(#[target_feature(enable = "avx2,fma")] avx2_bf16, tile_avx2_bf16, 4, [1 2 3]);
+
+/// Writes `R` rows of two registers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn write<const R: usize>(sums: [[__m512; 2]; R], out: Out) {
+    // SAFETY: the caller's promise; lanes beyond `out.cols` are masked off.
+    unsafe {
+        let mask = if out.cols == PANEL { u32::MAX } else { (1u32 << out.cols) - 1 };
+        let masks = [mask as u16, (mask >> 16) as u16];
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (h, sum) in sums.into_iter().enumerate() {
+                let at = out.data.add(r * out.stride + 16 * h);
+                let start = match out.start {
+                    Start::Zero => sum,
+                    Start::Sum => _mm512_add_ps(_mm512_maskz_loadu_ps(masks[h], at), sum),
+                    Start::Bias(bias) => {
+                        _mm512_add_ps(_mm512_maskz_loadu_ps(masks[h], bias.as_ptr().wrapping_add(16 * h)), sum)
+                    }
+                };
+                _mm512_mask_storeu_ps(at, masks[h], start);
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn tile_f32<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; R];
+        let a: *const f32 = a.cast();
+        for (l, words) in panel.chunks_exact(PANEL).enumerate() {
+            let b: *const f32 = words.as_ptr().cast();
+            let b = [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16))];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let a = _mm512_set1_ps(*a.add(r * row + l * step));
+                sums[0] = _mm512_fmadd_ps(a, b[0], sums[0]);
+                sums[1] = _mm512_fmadd_ps(a, b[1], sums[1]);
+            }
+        }
+        write(sums, out);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+unsafe fn tile_bf16<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
+    // SAFETY: the caller's promise; the casts only rename registers.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; R];
+        for (l, words) in panel.chunks_exact(PANEL).enumerate() {
+            let b = words.as_ptr();
+            let load = |b: *const u32| std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.cast()));
+            let b = [load(b), load(b.add(16))];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let a = _mm512_set1_epi32(*a.add(r * row + l * step) as i32);
+                let a = std::mem::transmute::<__m512i, __m512bh>(a);
+                sums[0] = _mm512_dpbf16_ps(sums[0], a, b[0]);
+                sums[1] = _mm512_dpbf16_ps(sums[1], a, b[1]);
+            }
+        }
+        write(sums, out);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn tile_bf16_in_f32<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; R];
+        let high = _mm512_set1_epi32(0xffff_0000u32 as i32);
+        for (l, words) in panel.chunks_exact(PANEL).enumerate() {
+            let b = words.as_ptr();
+            let b = [_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(16).cast())];
+            let even = b.map(|b| _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)));
+            let odd = b.map(|b| _mm512_castsi512_ps(_mm512_and_si512(b, high)));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let [first, second] = super::both(*a.add(r * row + l * step)).map(|x| _mm512_set1_ps(x));
+                for h in 0..2 {
+                    sums[h] = _mm512_fmadd_ps(first, even[h], sums[h]);
+                    sums[h] = _mm512_fmadd_ps(second, odd[h], sums[h]);
+                }
+            }
+        }
+        write(sums, out);
+    }
+}
+
+/// Writes half a panel's `R` rows of two registers.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn write_avx2<const R: usize>(sums: [[__m256; 2]; R], half: usize, out: Out) {
+    if out.cols <= 16 * half {
+        return;
+    }
+    let cols = (out.cols - 16 * half).min(16);
+    let start = match out.start {
+        Start::Bias(bias) => Start::Bias(&bias[16 * half..]),
+        other => other,
+    };
+    for (r, sums) in sums.into_iter().enumerate() {
+        // SAFETY: two registers are sixteen floats; the caller's promise for the row.
+        unsafe {
+            let sums = std::mem::transmute::<[__m256; 2], [f32; 16]>(sums);
+            let row = std::slice::from_raw_parts_mut(out.data.add(r * out.stride + 16 * half), cols);
+            finish(row, &sums, start);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_avx2_f32<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let a: *const f32 = a.cast();
+        for half in 0..2 {
+            let mut sums = [[_mm256_setzero_ps(); 2]; R];
+            for (l, words) in panel.chunks_exact(PANEL).enumerate() {
+                let b: *const f32 = words.as_ptr().add(16 * half).cast();
+                let b = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let a = _mm256_set1_ps(*a.add(r * row + l * step));
+                    sums[0] = _mm256_fmadd_ps(a, b[0], sums[0]);
+                    sums[1] = _mm256_fmadd_ps(a, b[1], sums[1]);
+                }
+            }
+            write_avx2(sums, half, out);
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn tile_avx2_bf16<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let high = _mm256_set1_epi32(0xffff_0000u32 as i32);
+        for half in 0..2 {
+            let mut sums = [[_mm256_setzero_ps(); 2]; R];
+            for (l, words) in panel.chunks_exact(PANEL).enumerate() {
+                let b = words.as_ptr().add(16 * half);
+                let b = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
+                let even = b.map(|b| _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)));
+                let odd = b.map(|b| _mm256_castsi256_ps(_mm256_and_si256(b, high)));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let [first, second] = super::both(*a.add(r * row + l * step)).map(|x| _mm256_set1_ps(x));
+                    for h in 0..2 {
+                        sums[h] = _mm256_fmadd_ps(first, even[h], sums[h]);
+                        sums[h] = _mm256_fmadd_ps(second, odd[h], sums[h]);
+                    }
+                }
+            }
+            write_avx2(sums, half, out);
+        }
+    }
+}
