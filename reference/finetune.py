@@ -56,6 +56,7 @@ def parse():
     add("--precision", choices=["f32", "bf16"], default="f32")
     add("--threads", type=int, default=2)
     add("--expert", action="store_true", help="batch texts of like length together")
+    add("--parts", type=int, default=1, help="classify: compute each batch in so many parts of like length, the same step with less padding")
     add("--save", help="directory for the result")
     return parser.parse_args()
 
@@ -187,6 +188,20 @@ def main():
     )
     batches = []  # (real tokens, tokens with padding) of each batch, in order
 
+    class InParts(Trainer):
+        """Computes a batch's mean loss in parts of like length, each padded to its own longest text."""
+
+        def compute_loss(self, model, inputs, return_outputs=False, **_):
+            if return_outputs or arguments.parts == 1:
+                return super().compute_loss(model, inputs, return_outputs=return_outputs)
+            lengths = inputs["attention_mask"].sum(1)
+            loss = 0
+            for part in lengths.argsort().chunk(arguments.parts):
+                longest = int(lengths[part].max())
+                cut = {key: v[part][:, :longest] if v.dim() > 1 else v[part] for key, v in inputs.items()}
+                loss = loss + model(**cut).loss * (len(part) / len(lengths))
+            return loss
+
     def collate(items):
         batch = pad(items)
         batches.append((int(batch["attention_mask"].sum()), batch["attention_mask"].numel()))
@@ -207,7 +222,7 @@ def main():
     steps = arguments.steps or math.ceil(arguments.epochs * math.ceil(len(train) / arguments.batch))
     clock = Clock()
     with tempfile.TemporaryDirectory() as directory:
-        trainer = Trainer(
+        trainer = InParts(
             model=model, train_dataset=train, data_collator=collate, callbacks=[clock],
             args=TrainingArguments(
                 output_dir=directory, max_steps=steps, per_device_train_batch_size=arguments.batch,

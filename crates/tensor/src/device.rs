@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use memmap2::MmapMut;
+
 use crate::profile::{Clock, Profile, ProfileRow, Span};
 
 /// A place to compute: today the CPU. Cheap to clone; clones share one memory pool.
@@ -24,13 +26,48 @@ impl std::fmt::Debug for Device {
 #[derive(Default)]
 struct Pool {
     /// Free buffers by capacity class. A buffer keeps its whole class (and a line) as its length, so reuse never writes to it.
-    free: Mutex<BTreeMap<usize, Vec<Vec<f32>>>>,
+    free: Mutex<BTreeMap<usize, Vec<Memory>>>,
 }
 
 /// Below this many elements the allocator is as good as the pool.
 const POOLED: usize = 1 << 10;
 /// Elements of a cache line. A pooled buffer starts at one, so that no vector register's load touches two.
 const LINE: usize = 16;
+
+/// From this many elements on (2 MiB) memory comes in huge pages where the system has them: passes over large matrices
+/// otherwise spend a good part of their time looking pages up.
+const HUGE: usize = 1 << 19;
+
+/// Zeroed memory from the system.
+enum Memory {
+    Heap(Vec<f32>),
+    Pages(MmapMut),
+}
+
+impl Memory {
+    fn zeroed(n: usize) -> Memory {
+        let pages = (n >= HUGE).then(|| MmapMut::map_anon(n * size_of::<f32>()).ok()).flatten();
+        let Some(pages) = pages else { return Memory::Heap(vec![0.0; n]) };
+        // Advice that is not taken changes nothing.
+        #[cfg(target_os = "linux")]
+        let _ = pages.advise(memmap2::Advice::HugePage);
+        Memory::Pages(pages)
+    }
+
+    fn slice(&self) -> &[f32] {
+        match self {
+            Memory::Heap(values) => values,
+            Memory::Pages(pages) => bytemuck::cast_slice(pages),
+        }
+    }
+
+    fn slice_mut(&mut self) -> &mut [f32] {
+        match self {
+            Memory::Heap(values) => values,
+            Memory::Pages(pages) => bytemuck::cast_slice_mut(pages),
+        }
+    }
+}
 
 /// Capacity classes: eight steps to an octave, so at most an eighth of a buffer is unused.
 fn class(n: usize) -> usize {
@@ -78,7 +115,7 @@ impl Device {
     /// A buffer of `n` elements with whatever a former user left in it (never uninitialised memory).
     pub(crate) fn take(&self, n: usize) -> Buffer {
         if n < POOLED {
-            return Buffer { data: vec![0.0; n], start: 0, len: n, home: None };
+            return Buffer { data: Memory::Heap(vec![0.0; n]), start: 0, len: n, home: None };
         }
         let class = class(n);
         let reused = {
@@ -94,14 +131,14 @@ impl Device {
                 data
             })
         };
-        let data = reused.unwrap_or_else(|| vec![0.0; class + LINE]);
-        let start = data.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+        let data = reused.unwrap_or_else(|| Memory::zeroed(class + LINE));
+        let start = data.slice().as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         Buffer { data, start, len: n, home: Some(self.clone()) }
     }
 
-    fn give(&self, data: Vec<f32>) {
+    fn give(&self, data: Memory) {
         let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
-        free.entry(data.len() - LINE).or_default().push(data);
+        free.entry(data.slice().len() - LINE).or_default().push(data);
     }
 
     /// Gives all the free buffers back to the system.
@@ -112,7 +149,7 @@ impl Device {
 
 /// `len` elements, at home in a pool or on their own.
 pub(crate) struct Buffer {
-    data: Vec<f32>,
+    data: Memory,
     start: usize,
     len: usize,
     home: Option<Device>,
@@ -121,22 +158,27 @@ pub(crate) struct Buffer {
 impl Buffer {
     /// Wraps memory that is already there.
     pub(crate) fn own(data: Vec<f32>) -> Buffer {
-        Buffer { start: 0, len: data.len(), data, home: None }
+        Buffer { start: 0, len: data.len(), data: Memory::Heap(data), home: None }
+    }
+
+    /// Zeros from the system, not from the pool: their pages cost nothing until they are touched.
+    pub(crate) fn zeroed(n: usize) -> Buffer {
+        Buffer { data: Memory::zeroed(n), start: 0, len: n, home: None }
     }
 
     pub(crate) fn slice(&self) -> &[f32] {
-        &self.data[self.start..self.start + self.len]
+        &self.data.slice()[self.start..self.start + self.len]
     }
 
     pub(crate) fn slice_mut(&mut self) -> &mut [f32] {
-        &mut self.data[self.start..self.start + self.len]
+        &mut self.data.slice_mut()[self.start..self.start + self.len]
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(home) = self.home.take() {
-            home.give(std::mem::take(&mut self.data));
+            home.give(std::mem::replace(&mut self.data, Memory::Heap(Vec::new())));
         }
     }
 }

@@ -9,7 +9,7 @@ use memmap2::Mmap;
 use crate::device::{Buffer, Device};
 use crate::error::{Result, TensorError, ensure_shape};
 use crate::kernels::parallel;
-use crate::kernels::product::{Half, Mat, Panels};
+use crate::kernels::product::{Half, Mat, Panels, Pass, prepare};
 use crate::tape::Precision;
 
 /// Element types.
@@ -85,11 +85,7 @@ impl Tensor {
     /// Zeros from the system, not from the pool: the pages of a large one cost nothing until they are touched.
     pub fn zeros(device: &Device, shape: &[usize]) -> Tensor {
         let n = shape.iter().product();
-        Tensor {
-            shape: shape.into(),
-            storage: Storage::new(Data::F32(Buffer::own(vec![0.0; n]))),
-            device: device.clone(),
-        }
+        Tensor { shape: shape.into(), storage: Storage::new(Data::F32(Buffer::zeroed(n))), device: device.clone() }
     }
 
     /// A tensor of one value.
@@ -225,17 +221,32 @@ impl Tensor {
         }
     }
 
+    fn matrix(&self) -> Mat<'_> {
+        Mat::new(self.f32(), self.rows(), self.width())
+    }
+
     /// The rows, rounded to bf16.
     pub(crate) fn half(&self) -> Arc<Half> {
-        let round = || Arc::new(Half::round(&self.device, Mat::new(self.f32(), self.rows(), self.width())));
-        self.storage.half.get_or_init(round).clone()
+        self.storage.half.get_or_init(|| Arc::new(Half::round(&self.device, self.matrix()))).clone()
+    }
+
+    /// Makes [`Tensor::half`] and, if they are wanted, [`Tensor::panels`] in one pass, for products in bf16.
+    pub(crate) fn round(&self, panels: bool) {
+        let wanted = panels && self.storage.panels[0].get().is_none();
+        if self.storage.half.get().is_some() && !wanted {
+            return;
+        }
+        let pass = Pass { precision: Precision::Bf16, factors: None, sums: None, half: true, panels: wanted };
+        let (half, panels) = prepare(&self.device, self.matrix(), pass);
+        half.map(|half| self.storage.half.get_or_init(|| Arc::new(half)));
+        panels.map(|panels| self.storage.panels[0].get_or_init(|| Arc::new(panels)));
     }
 
     /// The matrix `[rows, width]`, or its transpose if `turned`, packed as the right operand of products; with `keep` for
     /// as long as the elements stay as they are.
     pub(crate) fn panels(&self, turned: bool, precision: Precision, keep: bool) -> Arc<Panels> {
         let pack = || {
-            let matrix = Mat::new(self.f32(), self.rows(), self.width());
+            let matrix = self.matrix();
             Arc::new(Panels::pack(&self.device, if turned { matrix.t() } else { matrix }, precision))
         };
         let slot = &self.storage.panels[usize::from(turned)];

@@ -76,26 +76,6 @@ pub(crate) fn tanh(x: f32) -> f32 {
     (-e / (e + 2.0)).copysign(x)
 }
 
-/// The error function, by a rational minimax fit of `erf(x) / x` in `x²`.
-#[inline(always)]
-pub(crate) fn erf(x: f32) -> f32 {
-    // From here on the result rounds to 1 (to 3e-8), and the fit gives no less.
-    const END: f32 = 3.92;
-    let t = x.clamp(-END, END);
-    let z = t * t;
-    let p = 2.036_295e-6f32.mul_add(z, 2.847_557_7e-4);
-    let p = p.mul_add(z, 3.789_397_4e-3);
-    let p = p.mul_add(z, 5.281_942e-2);
-    let p = p.mul_add(z, 0.191_048_12);
-    let p = p.mul_add(z, std::f32::consts::FRAC_2_SQRT_PI);
-    let q = 3.794_268_6e-5f32.mul_add(z, 1.167_081_9e-3);
-    let q = q.mul_add(z, 1.501_720_2e-2);
-    let q = q.mul_add(z, 0.114_361_48);
-    let q = q.mul_add(z, 0.502_644_66);
-    let q = q.mul_add(z, 1.0);
-    (t * p / q).clamp(-1.0, 1.0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,38 +121,5 @@ mod tests {
         assert_eq!((tanh(40.0), tanh(f32::NEG_INFINITY)), (1.0, -1.0));
         assert!(tanh(f32::NAN).is_nan());
         assert!(tanh(-0.0).is_sign_negative());
-    }
-
-    /// The error function in f64: its Maclaurin series, and the continued fraction of its complement (Lentz's method
-    /// is not needed, a fixed depth converges here). Abramowitz and Stegun 1964, 7.1.5 and 7.1.14.
-    fn erf_exact(x: f64) -> f64 {
-        let a = x.abs();
-        let y = if a < 2.5 {
-            let (mut term, mut sum) = (a, a);
-            for n in 1..80 {
-                let n = f64::from(n);
-                term *= -a * a / n;
-                sum += term / (2.0 * n + 1.0);
-            }
-            sum * std::f64::consts::FRAC_2_SQRT_PI
-        } else if a < 30.0 {
-            let fraction = (1..200).rev().fold(0.0, |tail, k| f64::from(k) / 2.0 / (a + tail));
-            1.0 - (-a * a).exp() / (a + fraction) / std::f64::consts::PI.sqrt()
-        } else {
-            1.0
-        };
-        y.copysign(x)
-    }
-
-    #[test]
-    fn erf_over_every_range() {
-        // Tables: Abramowitz and Stegun, 7.1.
-        assert!((erf_exact(0.5) - 0.520_499_877_8).abs() < 1e-10 && (erf_exact(3.0) - 0.999_977_909_5).abs() < 1e-10);
-        // Subnormal arguments lose bits of the result to their own rounding.
-        let error = worst(erf, erf_exact, floats().filter(|x| x.is_normal() || *x == 0.0));
-        assert!(error < 4e-7, "relative error {error:e}");
-        assert!(floats().all(|x| erf(x).abs() <= 1.0));
-        assert_eq!((erf(4.0), erf(f32::NEG_INFINITY), erf(-0.0)), (1.0, -1.0, 0.0));
-        assert!(erf(f32::NAN).is_nan());
     }
 }

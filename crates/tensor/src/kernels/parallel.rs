@@ -3,6 +3,8 @@
 //! Work is cut into chunks of a fixed size, never by the number of threads, and partial sums are added in order.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
@@ -15,6 +17,55 @@ pub fn with_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
         // No threads to be had: the work is done on the caller's own.
         Err(_) => f(),
     }
+}
+
+/// Calls `f` for every item, on several threads. Whoever is free takes the next one, so that unequal items do not leave a
+/// thread waiting; `f` must not care about the order.
+pub(crate) fn tasks<T: Send>(items: Vec<T>, f: impl Fn(T) + Sync) {
+    let slots: Vec<Mutex<Option<T>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    counted(slots.len(), |i| {
+        if let Some(item) = slots[i].lock().unwrap_or_else(PoisonError::into_inner).take() {
+            f(item);
+        }
+    });
+}
+
+/// Calls `f` with `0..n`, as [`tasks`] does.
+pub(crate) fn counted(n: usize, f: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= n {
+                return;
+            }
+            f(i);
+        }
+    };
+    let threads = rayon::current_num_threads().min(n);
+    if threads < 2 {
+        return work();
+    }
+    rayon::in_place_scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(|_| work());
+        }
+        work();
+    });
+}
+
+/// Adds the column sums of `[rows, width]` to `out`, or writes them: the gradient of a bias.
+pub(crate) fn column_sums(values: &[f32], width: usize, out: &mut [f32], holds_sum: bool) {
+    const COLUMNS: usize = 128;
+    out.par_chunks_mut(COLUMNS).enumerate().for_each(|(block, out)| {
+        if !holds_sum {
+            out.fill(0.0);
+        }
+        let start = block * COLUMNS;
+        for row in values.chunks_exact(width) {
+            out.iter_mut().zip(&row[start..]).for_each(|(sum, x)| *sum += x);
+        }
+    });
 }
 
 /// Elements a chunk: large enough to hide the hand-over, small enough to stay in the second-level cache.

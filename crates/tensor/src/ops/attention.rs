@@ -10,9 +10,10 @@ use rayon::prelude::*;
 use crate::error::{Result, ensure_shape};
 use crate::kernels::attention::{self as kernel, Backward, Forward, Gradients, Head, Mask, Stripe};
 use crate::kernels::math::arch;
+use crate::kernels::parallel;
 use crate::kernels::tiles::{Tile, tiles};
 use crate::ops::dropout::Dropout;
-use crate::ops::linear::column_sums;
+
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -203,7 +204,7 @@ impl Tape {
                 for (to, parts) in nodes.into_iter().skip(3).zip([prefix_key, prefix_value]) {
                     let Some(parts) = parts else { continue };
                     flow.accumulate(to, &[plan.prefix_rows, plan.width], |out, holds_sum| {
-                        column_sums(parts.f32(), out.len().max(1), out, holds_sum);
+                        parallel::column_sums(parts.f32(), out.len().max(1), out, holds_sum);
                         Ok(())
                     })?;
                 }

@@ -2,28 +2,13 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use crate::device::Device;
 use crate::error::{Result, ensure_shape};
-use crate::kernels::product::{Left, Mat, Panels, Start, product};
+use crate::kernels::parallel;
+use crate::kernels::product::{Left, Mat, Panels, Pass, Start, prepare, product, product_and};
 use crate::ops::activation::Activation;
 use crate::tape::{Precision, Tape, Var};
 use crate::tensor::Tensor;
-
-/// Adds the column sums of `[rows, width]` to `out`, or writes them: the gradient of a bias.
-pub(crate) fn column_sums(values: &[f32], width: usize, out: &mut [f32], holds_sum: bool) {
-    const COLUMNS: usize = 128;
-    out.par_chunks_mut(COLUMNS).enumerate().for_each(|(block, out)| {
-        if !holds_sum {
-            out.fill(0.0);
-        }
-        let start = block * COLUMNS;
-        for row in values.chunks_exact(width) {
-            out.iter_mut().zip(&row[start..]).for_each(|(sum, x)| *sum += x);
-        }
-    });
-}
 
 /// `out = start + x right`, in the precision in which `right` is packed.
 pub(crate) fn times(device: &Device, out: &mut [f32], start: Start, x: &Tensor, right: &Panels) {
@@ -91,14 +76,26 @@ impl Tape {
         // A weight that does not move is packed once for all the steps.
         let frozen = !weight.needs_grad();
         let matrix = weight.value().clone();
-        times(self.device(), out.f32_mut(), start, x.value(), &matrix.panels(true, precision, frozen));
-
+        let right = matrix.panels(true, precision, frozen);
+        let half;
+        let left = match precision {
+            Precision::F32 => Left::F32(Mat::new(x.f32(), x.value().rows(), inputs)),
+            Precision::Bf16 => {
+                x.value().round(weight.needs_grad());
+                half = x.value().half();
+                Left::Bf16(&half)
+            }
+        };
         let bias_node = bias.and_then(Var::node);
         let needs_grad = x.needs_grad() || weight.needs_grad() || bias_node.is_some();
-        let before = out.clone();
-        if let Some(activation) = activation {
-            out = Tensor::stale(self.device(), &out_shape);
-            activation.apply(before.f32(), out.f32_mut());
+        let slopes = activation.map(|activation| {
+            let mut slopes = Tensor::stale(self.device(), &out_shape);
+            let finish = (activation, out.f32_mut(), needs_grad);
+            product_and(self.device(), slopes.f32_mut(), finish, start, left, &right);
+            slopes
+        });
+        if slopes.is_none() {
+            product(self.device(), out.f32_mut(), start, left, &right);
         }
         let (x_node, weight_node) = (x.node(), weight.node());
         let weight_shape = shape.to_vec();
@@ -106,26 +103,42 @@ impl Tape {
         Ok(self.record("linear", out, needs_grad, || {
             let saved_input = weight_node.map(|_| Input::save(x.value(), precision));
             let saved_matrix = x_node.is_some().then_some(matrix);
-            let saved_before = activation.map(|activation| (activation, before));
-            move |mut gradient, flow| {
-                if let Some((activation, before)) = saved_before {
-                    activation.backward(before.f32(), gradient.f32_mut());
-                }
-                flow.accumulate(bias_node, &[outputs], |out, holds_sum| {
-                    column_sums(gradient.f32(), outputs, out, holds_sum);
-                    Ok(())
-                })?;
+            move |mut gradient: Tensor, flow| {
                 let device = flow.device().clone();
-                if let Some(input) = saved_input {
+                let mut factors = None;
+                if let Some(slopes) = &slopes {
+                    match precision {
+                        Precision::F32 => parallel::zip(gradient.f32_mut(), slopes.f32(), |g, slope| *g *= slope),
+                        Precision::Bf16 => factors = Some(slopes.f32()),
+                    }
+                }
+                let half = precision == Precision::Bf16 && saved_matrix.is_some();
+                let make = |sums: Option<(&mut [f32], bool)>| {
+                    let pass = Pass { precision, factors, sums, half, panels: saved_input.is_some() };
+                    prepare(&device, Mat::new(gradient.f32(), gradient.rows(), outputs), pass)
+                };
+                let mut made = (None, None);
+                match bias_node {
+                    Some(_) => flow.accumulate(bias_node, &[outputs], |out, holds_sum| {
+                        made = make(Some((out, holds_sum)));
+                        Ok(())
+                    })?,
+                    None if half || saved_input.is_some() => made = make(None),
+                    None => {}
+                }
+                let (half, turned) = made;
+                if let (Some(input), Some(turned)) = (&saved_input, &turned) {
                     flow.accumulate(weight_node, &weight_shape, |out, holds_sum| {
-                        transposed_times(&device, out, Start::sum_if(holds_sum), &gradient, &input.panels());
+                        product(&device, out, Start::sum_if(holds_sum), Left::Turned(turned), &input.panels());
                         Ok(())
                     })?;
                 }
                 if let Some(matrix) = saved_matrix {
                     flow.accumulate(x_node, &input_shape, |out, holds_sum| {
                         let matrix = matrix.panels(false, precision, frozen);
-                        times(&device, out, Start::sum_if(holds_sum), &gradient, &matrix);
+                        let whole = Mat::new(gradient.f32(), gradient.rows(), outputs);
+                        let left = half.as_ref().map_or(Left::F32(whole), Left::Bf16);
+                        product(&device, out, Start::sum_if(holds_sum), left, &matrix);
                         Ok(())
                     })?;
                 }

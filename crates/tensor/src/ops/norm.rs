@@ -6,7 +6,7 @@ use crate::error::{Result, ensure_shape};
 use crate::kernels::math::vectorised;
 use crate::kernels::parallel;
 use crate::ops::dropout::{Dropout, Keep};
-use crate::ops::linear::column_sums;
+
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -234,7 +234,7 @@ impl Tape {
             move |mut gradient: Tensor, flow| {
                 let Some(normalised) = normalised else {
                     return flow.accumulate(bias_node, &[width], |out, holds_sum| {
-                        column_sums(gradient.f32(), width, out, holds_sum);
+                        parallel::column_sums(gradient.f32(), width, out, holds_sum);
                         Ok(())
                     });
                 };

@@ -13,10 +13,11 @@
 use rayon::prelude::*;
 
 use crate::error::{Result, ensure_shape};
+use crate::kernels::parallel;
 use crate::kernels::product::{Mat, Start, multiply, multiply_packed};
 use crate::kernels::{math::vectorised, softmax};
 use crate::ops::cross_entropy::check_targets;
-use crate::ops::linear::column_sums;
+
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
@@ -132,7 +133,7 @@ impl Tape {
                 );
             });
             if let Some(sum) = &mut toward_bias {
-                column_sums(logits.f32(), entries, sum.f32_mut(), start > 0);
+                parallel::column_sums(logits.f32(), entries, sum.f32_mut(), start > 0);
             }
             let slope = Mat::new(logits.f32(), count, entries);
             if let (Some(gradient), Some(matrix)) = (&mut toward_x, &matrix) {

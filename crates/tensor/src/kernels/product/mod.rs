@@ -9,6 +9,7 @@ mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_x86;
 mod portable;
+mod prepare;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -16,9 +17,13 @@ use rayon::current_num_threads;
 use rayon::prelude::*;
 
 pub(crate) use mat::Mat;
+pub(crate) use prepare::{Pass, prepare};
 
 use crate::device::{Buffer, Device};
 use crate::instructions::Instructions;
+use crate::kernels::math::vectorised;
+use crate::kernels::parallel;
+use crate::ops::activation::Activation;
 use crate::tape::Precision;
 
 /// Columns of a panel: two AVX-512 registers, four of AVX2.
@@ -62,6 +67,12 @@ impl Panels {
     /// What its words are made of.
     pub(crate) fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// Multiplications and additions of a product.
+    fn operations(&self, a: Left) -> u64 {
+        let (rows, inner, _) = a.extents();
+        2 * (rows * inner * self.cols) as u64
     }
 
     fn words(&self) -> &[u32] {
@@ -182,12 +193,32 @@ pub(crate) fn multiply_packed(device: &Device, out: &mut [f32], start: Start, a:
 
 /// `out = start + a b`; `out` is `[a.rows, b.cols]`, row-major and contiguous.
 pub(crate) fn product(device: &Device, out: &mut [f32], start: Start, a: Left, b: &Panels) {
-    let (rows, inner, _) = a.extents();
-    device.count(2 * (rows * inner * b.cols) as u64);
-    product_by(Instructions::current(), out, start, a, b);
+    device.count(b.operations(a));
+    product_by(Instructions::current(), out, start, a, b, None);
 }
 
-fn product_by(isa: Instructions, out: &mut [f32], start: Start, a: Left, b: &Panels) {
+/// [`product`], and a function of the outputs beside them, computed while they are in cache. With `slopes`, `out` ends up
+/// with the slopes of the function instead of its arguments.
+pub(crate) fn product_and(
+    device: &Device,
+    out: &mut [f32],
+    (activation, after, slopes): (Activation, &mut [f32], bool),
+    start: Start,
+    a: Left,
+    b: &Panels,
+) {
+    device.count(b.operations(a));
+    product_by(Instructions::current(), out, start, a, b, Some((activation, after, slopes)));
+}
+
+fn product_by(
+    isa: Instructions,
+    out: &mut [f32],
+    start: Start,
+    a: Left,
+    b: &Panels,
+    finish: Option<(Activation, &mut [f32], bool)>,
+) {
     let (rows, inner, precision) = a.extents();
     assert!(inner == b.inner && precision == b.precision, "operands of a product");
     assert_eq!(out.len(), rows * b.cols, "outputs of a product");
@@ -212,25 +243,32 @@ fn product_by(isa: Instructions, out: &mut [f32], start: Start, a: Left, b: &Pan
     let panels = b.cols.div_ceil(PANEL);
     // Enough pieces that no thread waits long for the last one: by rows first, by panels where rows are few.
     let chunks = rows.div_ceil(ROWS);
-    let wanted = if parallel { 8 * current_num_threads() } else { 1 };
+    let wanted = if parallel { 16 * current_num_threads() } else { 1 };
     let groups = wanted.div_ceil(chunks).clamp(1, panels);
     let shared = Shared(out.as_mut_ptr());
+    let finish = finish.map(|(activation, after, slopes)| {
+        assert_eq!(after.len(), rows * b.cols, "outputs of a function of a product");
+        (activation, Shared(after.as_mut_ptr()), slopes)
+    });
     let task = |task: usize| {
         let (chunk, group) = (task / groups, task % groups);
         let (first, last) = (group * panels / groups, (group + 1) * panels / groups);
-        rows_by_panels(isa, shared, start, a, b, chunk * ROWS..((chunk + 1) * ROWS).min(rows), first..last);
+        let rows = chunk * ROWS..((chunk + 1) * ROWS).min(rows);
+        rows_by_panels(isa, shared, finish, start, a, b, rows, first..last);
     };
     if parallel {
-        (0..chunks * groups).into_par_iter().with_max_len(1).for_each(task);
+        parallel::counted(chunks * groups, task);
     } else {
         (0..chunks * groups).for_each(task);
     }
 }
 
 /// A chunk of rows by a range of panels.
+#[expect(clippy::too_many_arguments, reason = "a task of one caller")]
 fn rows_by_panels(
     isa: Instructions,
     out: Shared,
+    finish: Option<(Activation, Shared, bool)>,
     start: Start,
     a: Left,
     b: &Panels,
@@ -275,6 +313,22 @@ fn rows_by_panels(
                         _ => portable::block(b.precision, block, right, out),
                     }
                 }
+            }
+            if let (Some((activation, after, slopes)), true) = (finish, from + depth == b.depth) {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for row in rows.clone() {
+                            let at = row * b.cols + col;
+                            // SAFETY: both have `rows x b.cols` elements, which `product_by` checked, and no other task
+                            // has this row's columns.
+                            let [before, after] = unsafe {
+                                [out, after].map(|part| std::slice::from_raw_parts_mut(part.0.add(at), cols))
+                            };
+                            activation.apply(before, after, slopes);
+                        }
+                    },
+                );
             }
         }
     }
@@ -339,10 +393,10 @@ mod tests {
                                         Left::Bf16(&half)
                                     }
                                 };
-                                product_by(isa, &mut out, Start::Sum, left, &panels);
-                                product_by(isa, &mut out, Start::Sum, left, &panels);
+                                product_by(isa, &mut out, Start::Sum, left, &panels, None);
+                                product_by(isa, &mut out, Start::Sum, left, &panels, None);
                                 let sum = out.clone();
-                                product_by(isa, &mut out, Start::Bias(&bias), left, &panels);
+                                product_by(isa, &mut out, Start::Bias(&bias), left, &panels, None);
                                 (sum, out)
                             })
                         };

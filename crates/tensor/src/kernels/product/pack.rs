@@ -2,6 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::pack_x86;
+use super::prepare::Strip;
 use super::{Mat, PANEL};
 use crate::instructions::Instructions;
 use crate::kernels::math::vectorised;
@@ -17,7 +18,12 @@ fn round(x: f32) -> u32 {
 
 /// Rounds neighbours of a row into words; an odd last one is paired with zero.
 #[inline(always)]
-fn round_row(words: &mut [u32], row: &[f32]) {
+pub(super) fn round_row(words: &mut [u32], row: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if Instructions::current() >= Instructions::Avx512 {
+        // SAFETY: AVX-512 is here.
+        return unsafe { pack_x86::round_row(words, row) };
+    }
     let halves: &mut [u16] = bytemuck::cast_slice_mut(words);
     for (half, &x) in halves.iter_mut().zip(row) {
         *half = round(x) as u16;
@@ -29,7 +35,7 @@ fn round_row(words: &mut [u32], row: &[f32]) {
 
 /// Rounds two rows into words of one value of each.
 #[inline(always)]
-fn pair_rows(words: &mut [u32], even: &[f32], odd: Option<&[f32]>) {
+pub(super) fn pair_rows(words: &mut [u32], even: &[f32], odd: Option<&[f32]>) {
     match odd {
         Some(odd) => words.iter_mut().zip(even).zip(odd).for_each(|((w, &a), &b)| *w = round(a) | round(b) << 16),
         None => words.iter_mut().zip(even).for_each(|(w, &a)| *w = round(a)),
@@ -47,6 +53,19 @@ fn turn(panel: &mut [u32], columns: &[[u32; TOGETHER]; PANEL]) {
             *word = column[l];
         }
     }
+}
+
+/// What [`super::prepare::prepare`] does with 32 columns, in bf16.
+pub(super) fn round_strip(strip: &mut Strip) {
+    #[cfg(target_arch = "x86_64")]
+    if Instructions::current() >= Instructions::Avx512 {
+        // SAFETY: AVX-512 is here.
+        return unsafe { pack_x86::round_strip(strip) };
+    }
+    vectorised(
+        #[inline(always)]
+        || strip.round(),
+    );
 }
 
 /// Fills the panel of the columns of `b` from `col` on.
@@ -114,17 +133,12 @@ fn turned_panel(words: &mut [u32], b: Mat, col: usize, cols: usize, precision: P
 /// Rounds the rows of `a` from `first` on; `words` has whole rows.
 pub(super) fn half_rows(words: &mut [u32], a: Mat, first: usize) {
     let depth = super::words(a.cols, Precision::Bf16);
-    let rows = words.chunks_exact_mut(depth).enumerate();
-    let row = |r: usize| &a.data[(first + r) * a.row_stride..][..a.cols];
-    #[cfg(target_arch = "x86_64")]
-    if Instructions::current() >= Instructions::Avx512 {
-        // SAFETY: AVX-512 is here.
-        rows.for_each(|(r, words)| unsafe { pack_x86::round_row(words, row(r)) });
-        return;
-    }
-    let mut rows = rows;
     vectorised(
         #[inline(always)]
-        || rows.by_ref().for_each(|(r, words)| round_row(words, row(r))),
+        || {
+            for (r, words) in words.chunks_exact_mut(depth).enumerate() {
+                round_row(words, &a.data[(first + r) * a.row_stride..][..a.cols]);
+            }
+        },
     );
 }

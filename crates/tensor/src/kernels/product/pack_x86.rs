@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::PANEL;
+use super::prepare::Strip;
 use crate::tape::Precision;
 
 /// Words in a register.
@@ -34,8 +35,8 @@ fn words_of(low: __m512, high: __m512) -> __m512i {
 /// AVX-512 must be here.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) unsafe fn round_row(words: &mut [u32], row: &[f32]) {
-    assert_eq!(words.len(), row.len().div_ceil(2), "words of a row");
-    let (mut words, mut row) = (words, row);
+    // A panel that ends short leaves words over.
+    let (mut words, mut row) = (&mut words[..row.len().div_ceil(2)], row);
     while !row.is_empty() {
         let now = row.len().min(2 * WIDTH);
         // SAFETY: lanes beyond `now` are masked off.
@@ -51,12 +52,88 @@ pub(super) unsafe fn round_row(words: &mut [u32], row: &[f32]) {
     }
 }
 
+/// What [`super::prepare::prepare`] does with 32 columns.
+///
+/// # Safety
+/// AVX-512 must be here.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn round_strip(strip: &mut Strip) {
+    /// Rows that are fetched ahead: the columns of a wide matrix are too far apart for the processor to foresee.
+    const AHEAD: usize = 8;
+    let (rows, width) = (strip.rows, strip.width);
+    let last = (rows - 1) * width + PANEL;
+    assert!(last <= strip.x.len() && strip.factors.is_none_or(|factors| last <= factors.len()), "rows of a strip");
+    assert!(strip.panel.as_ref().is_none_or(|panel| rows.div_ceil(2) * PANEL <= panel.len()), "room of a strip");
+    let zero = [_mm512_setzero_ps(); 2];
+    let mut sums = zero;
+    if let Some(held) = &strip.sums {
+        let held = &held[..PANEL];
+        // SAFETY: 32 sums were found.
+        sums = unsafe { [_mm512_loadu_ps(held.as_ptr()), _mm512_loadu_ps(held.as_ptr().add(WIDTH))] };
+    }
+    let (x, factors) = (strip.x.as_ptr(), strip.factors.map(<[f32]>::as_ptr));
+    let (mut half, mut panel) = (strip.half.as_mut(), strip.panel.as_deref_mut());
+    for top in (0..rows).step_by(2) {
+        let mut rounded = [[_mm512_setzero_si512(); 2]; 2];
+        for (k, r) in (top..rows.min(top + 2)).enumerate() {
+            // SAFETY: `r` is a row of the strip, and 32 columns from its start are inside (checked above).
+            let mut row = unsafe { load(x.add(r * width), AHEAD * width) };
+            if let Some(factors) = factors {
+                // SAFETY: as above.
+                let factors = unsafe { load(factors.add(r * width), AHEAD * width) };
+                row = [_mm512_mul_ps(row[0], factors[0]), _mm512_mul_ps(row[1], factors[1])];
+            }
+            sums = [_mm512_add_ps(sums[0], row[0]), _mm512_add_ps(sums[1], row[1])];
+            rounded[k] = [round(row[0]), round(row[1])];
+            if let Some(half) = &mut half {
+                let words = &mut half.row(r)[..WIDTH];
+                let (low, high) = (_mm512_cvtepi32_epi16(rounded[k][0]), _mm512_cvtepi32_epi16(rounded[k][1]));
+                let both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+                // SAFETY: sixteen words were found.
+                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), both) };
+            }
+        }
+        if let Some(panel) = &mut panel {
+            for h in 0..2 {
+                let words = _mm512_or_si512(rounded[0][h], _mm512_slli_epi32(rounded[1][h], 16));
+                // SAFETY: the panel has room for every pair of rows (checked above).
+                unsafe { _mm512_storeu_si512(panel.as_mut_ptr().add(top / 2 * PANEL + h * WIDTH).cast(), words) };
+            }
+        }
+    }
+    if let Some(out) = &mut strip.sums {
+        let out = &mut out[..PANEL];
+        // SAFETY: there are 32 of them.
+        unsafe {
+            _mm512_storeu_ps(out.as_mut_ptr(), sums[0]);
+            _mm512_storeu_ps(out.as_mut_ptr().add(WIDTH), sums[1]);
+        }
+    }
+}
+
+/// 32 neighbours; those `ahead` elements further on are fetched into the cache.
+///
+/// # Safety
+/// 32 elements from `at` on can be read; the ones ahead need not.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn load(at: *const f32, ahead: usize) -> [__m512; 2] {
+    // SAFETY: the caller's promise; fetching reads nothing.
+    unsafe {
+        _mm_prefetch(at.wrapping_add(ahead).cast(), _MM_HINT_T0);
+        _mm_prefetch(at.wrapping_add(ahead + WIDTH).cast(), _MM_HINT_T0);
+        [_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(WIDTH))]
+    }
+}
+
 /// Fills the front of a panel from its 32 columns, sixteen words of depth at a time; returns the depth that is done.
 ///
 /// # Safety
 /// AVX-512 must be here.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) unsafe fn turned_panel(words: &mut [u32], columns: [&[f32]; PANEL], precision: Precision) -> usize {
+    /// Elements that are fetched ahead: so many columns at once are more than the processor foresees.
+    const AHEAD: usize = 8 * WIDTH;
     let per_word = if precision == Precision::F32 { 1 } else { 2 };
     let inner = columns.iter().map(|column| column.len()).min().unwrap_or(0);
     let depth = (inner / (per_word * WIDTH) * WIDTH).min(words.len() / PANEL / WIDTH * WIDTH);
@@ -66,10 +143,13 @@ pub(super) unsafe fn turned_panel(words: &mut [u32], columns: [&[f32]; PANEL], p
             for (row, column) in rows.iter_mut().zip(&columns[half * WIDTH..]) {
                 // SAFETY: `depth` words were found in every column and in the panel.
                 *row = unsafe {
-                    let at = column.as_ptr().add(per_word * l);
+                    let [low, high] = match precision {
+                        Precision::F32 => [_mm512_loadu_ps(column.as_ptr().add(l)); 2],
+                        Precision::Bf16 => load(column.as_ptr().add(2 * l), AHEAD),
+                    };
                     match precision {
-                        Precision::F32 => _mm512_castps_si512(_mm512_loadu_ps(at)),
-                        Precision::Bf16 => words_of(_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(WIDTH))),
+                        Precision::F32 => _mm512_castps_si512(low),
+                        Precision::Bf16 => words_of(low, high),
                     }
                 };
             }
