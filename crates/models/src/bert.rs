@@ -245,14 +245,18 @@ impl Bert {
         let mut keys = batch.keys.clone();
         for i in kept {
             let layer = &self.layers[i];
+            let chosen = rows.filter(|_| last == Some(i));
+            let all = x;
+            x = match chosen {
+                Some(rows) => cx.tape.select_rows(&all, rows)?, // [rows, width]
+                None => all.clone(),
+            };
             let query = cx.linear(&layer.query, &x, None)?;
-            let key = cx.linear(&layer.key, &x, None)?;
-            let value = cx.linear(&layer.value, &x, None)?;
-            let mut context =
-                cx.attend(i, [&query, &key, &value], self.config.num_attention_heads, attention_p, batch)?;
-            if let (Some(rows), true) = (rows, last == Some(i)) {
-                context = cx.tape.select_rows(&context, rows)?; // [rows, width]
-                x = cx.tape.select_rows(&x, rows)?;
+            let key = cx.linear(&layer.key, &all, None)?;
+            let value = cx.linear(&layer.value, &all, None)?;
+            let heads = self.config.num_attention_heads;
+            let context = cx.attend(i, [&query, &key, &value], heads, attention_p, batch, chosen)?;
+            if let Some(rows) = chosen {
                 keys = batch.keys_of(rows);
             }
             let out = cx.linear(&layer.out, &context, None)?;

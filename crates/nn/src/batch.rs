@@ -77,6 +77,11 @@ impl Batch {
         &self.offsets[..self.sequences()]
     }
 
+    /// Of ascending rows, how many stand before each sequence, and how many there are: their own offsets.
+    pub fn offsets_of(&self, rows: &[u32]) -> Vec<u32> {
+        self.offsets.iter().map(|&offset| rows.partition_point(|&row| row < offset) as u32).collect()
+    }
+
     /// The keys of some rows.
     pub fn keys_of(&self, rows: &[u32]) -> Arc<[u64]> {
         rows.iter().map(|&row| self.keys[row as usize]).collect()
@@ -93,6 +98,8 @@ mod tests {
         assert_eq!(batch.positions, [0, 1, 2, 0]);
         assert_eq!(batch.keys[3], 2 << 20);
         assert_eq!(batch.first_rows(), [0, 3]);
+        assert_eq!(batch.offsets_of(&[0, 2, 3]), [0, 2, 3]);
+        assert_eq!(batch.offsets_of(&[3]), [0, 0, 1]);
     }
 
     #[test]

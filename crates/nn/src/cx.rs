@@ -218,7 +218,8 @@ impl<'a> Cx<'a> {
         Ok(sum)
     }
 
-    /// Bidirectional self-attention within each sequence, with the layer's prefix.
+    /// Bidirectional self-attention within each sequence, with the layer's prefix. Queries are those of every token, or of
+    /// `rows`.
     pub fn attend(
         &mut self,
         layer: usize,
@@ -226,8 +227,11 @@ impl<'a> Cx<'a> {
         heads: usize,
         p: f32,
         batch: &Batch,
+        rows: Option<&[u32]>,
     ) -> Result<Var> {
-        let dropout = self.dropout_at(&format!("attention.{layer}"), p, &batch.keys);
+        let keys = rows.map_or_else(|| batch.keys.clone(), |rows| batch.keys_of(rows));
+        let queries = rows.map(|rows| batch.offsets_of(rows));
+        let dropout = self.dropout_at(&format!("attention.{layer}"), p, &keys);
         let plan = self.plan;
         let prefix = match plan.prefix_of(layer) {
             Some(prefix) => Some(prefix.prefix(self, layer)?),
@@ -235,6 +239,7 @@ impl<'a> Cx<'a> {
         };
         let attention = Attention {
             offsets: &batch.offsets,
+            queries: queries.as_deref(),
             heads,
             causal: false,
             dropout: dropout.as_ref(),

@@ -47,10 +47,10 @@ mod tests {
         let operations = vec![operation("linear", 1.5, 300_000_000_000), operation("dropout", 0.25, 0)];
         expect![[r#"
             profile of stage s
-            operation             calls  seconds   share  GFLOP/s  of the ceiling
-            linear                1,200    1.500  75.0 %      200            80 %
-            dropout               1,200    0.250  12.5 %
-            (between operations)           0.250  12.5 %
+            operation             calls  seconds    share  GFLOP/s  of the ceiling
+            linear                1,200    1.500   75.0 %      200            80 %
+            dropout               1,200    0.250   12.5 %
+            (between operations)           0.250   12.5 %
             all steps                      2.000  100.0 %      150            60 %
             The ceiling is 250 GFLOP/s: multiply-adds in registers, all threads."#]]
         .assert_eq(&profile("s", &Profile { seconds: 2.0, ceiling: 2.5e11, operations }, Paint { on: false }));

@@ -56,9 +56,12 @@ pub(crate) struct Head<'a> {
     /// Further keys and values in front of the sequence's own, and how many.
     pub(crate) prefix: Option<(Stripe<'a>, Stripe<'a>)>,
     pub(crate) prefix_rows: usize,
-    /// The sequence's first row and its length.
+    /// The sequence's first query and how many there are.
     pub(crate) start: usize,
     pub(crate) len: usize,
+    /// Its first key and how many there are.
+    pub(crate) key_start: usize,
+    pub(crate) key_len: usize,
     pub(crate) causal: bool,
     pub(crate) mask: Option<Mask<'a>>,
 }
@@ -118,7 +121,7 @@ impl WithSimd for Draw<'_> {
 
 impl<'a> Head<'a> {
     fn keys(&self) -> usize {
-        self.prefix_rows + self.len
+        self.prefix_rows + self.key_len
     }
 
     fn scale(&self) -> f32 {
@@ -129,7 +132,7 @@ impl<'a> Head<'a> {
     fn key_row(&self, j: usize) -> &'a [f32] {
         match self.prefix {
             Some((key, _)) if j < self.prefix_rows => key.row(j),
-            _ => self.key.row(self.start + j - self.prefix_rows),
+            _ => self.key.row(self.key_start + j - self.prefix_rows),
         }
     }
 
@@ -137,7 +140,7 @@ impl<'a> Head<'a> {
     fn value_row(&self, j: usize) -> &'a [f32] {
         match self.prefix {
             Some((_, value)) if j < self.prefix_rows => value.row(j),
-            _ => self.value.row(self.start + j - self.prefix_rows),
+            _ => self.value.row(self.key_start + j - self.prefix_rows),
         }
     }
 
@@ -281,7 +284,9 @@ pub(crate) struct Backward<'a, 't> {
     pub(crate) sums: Stripe<'a>,
     pub(crate) gradient: Stripe<'a>,
     pub(crate) gradients: &'a mut Gradients<'t>,
+    /// Which rows of the tiles are the sequence's first query and its first key.
     pub(crate) first: usize,
+    pub(crate) first_key: usize,
     /// Whether the gradients of the prefix hold nothing yet.
     pub(crate) fresh: bool,
     pub(crate) scratch: &'a mut [f32],
@@ -292,7 +297,7 @@ impl WithSimd for Backward<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Backward { head, out, sums, gradient, gradients, first, fresh, scratch } = self;
+        let Backward { head, out, sums, gradient, gradients, first, first_key, fresh, scratch } = self;
         let (size, keys) = (head.query.size, head.keys());
         let wide = size.next_multiple_of(panel::columns::<S>());
         let stride = score_stride::<S>(keys);
@@ -376,7 +381,7 @@ impl WithSimd for Backward<'_, '_> {
             let (front, back) = sum.split_at(head.prefix_rows * wide);
             if let Some(tile) = own {
                 for (i, sum) in back.chunks_exact(wide).enumerate() {
-                    tile.row(first + i).copy_from_slice(&sum[..size]);
+                    tile.row(first_key + i).copy_from_slice(&sum[..size]);
                 }
             }
             if let Some(tile) = prefix {

@@ -32,8 +32,8 @@ pub fn ceiling(precision: Precision, clock: &(dyn Fn() -> f64 + Sync)) -> f64 {
 fn burst(precision: Precision, times: u64) -> u64 {
     #[cfg(target_arch = "x86_64")]
     {
+        // SAFETY: the instructions in use are here, in each of these.
         let per_instruction = match (Instructions::current(), precision) {
-            // SAFETY: the instructions in use are here.
             (Instructions::Avx512Bf16, Precision::Bf16) => unsafe { x86::bf16(times) },
             (Instructions::Avx512Bf16 | Instructions::Avx512, _) => unsafe { x86::avx512(times) },
             (Instructions::Avx2, _) => unsafe { x86::avx2(times) },

@@ -20,8 +20,10 @@ use crate::tensor::Tensor;
 /// How queries, keys and values of a packed batch go together (scaled dot products: Vaswani et al. 2017).
 #[derive(Debug, Clone, Copy)]
 pub struct Attention<'a> {
-    /// Where each sequence starts in the packed stream, and where the last one ends: ascending from 0 to `tokens`.
+    /// Where each sequence's keys start in the packed stream, and where the last one's end: ascending from 0 to `tokens`.
     pub offsets: &'a [u32],
+    /// The same for queries, where they are not the tokens of the keys: some of them only, or another stream.
+    pub queries: Option<&'a [u32]>,
     /// How many heads the width is cut into.
     pub heads: usize,
     /// Whether a token sees only itself and what came before it.
@@ -38,15 +40,18 @@ const RUN: usize = 64;
 
 /// What both passes share, owned, so that the backward pass can keep it.
 struct Plan {
-    offsets: Vec<usize>,
+    /// Where sequences start, in queries and in keys.
+    queries: Vec<usize>,
+    keys: Vec<usize>,
     heads: usize,
     width: usize,
     causal: bool,
     dropout: Option<Dropout>,
     prefix_rows: usize,
-    /// Runs of sequences, and the rows where they start and the last one ends.
+    /// Runs of sequences, and the queries and the keys where they start and the last one ends.
     runs: Vec<Range<usize>>,
-    bounds: Vec<usize>,
+    query_bounds: Vec<usize>,
+    key_bounds: Vec<usize>,
     /// Keys of the longest sequence, the prefix included.
     longest: usize,
 }
@@ -66,12 +71,16 @@ impl Plan {
         const OP: &str = "attention";
         let shape = query.value().shape();
         ensure_shape(OP, shape.len() == 2, shape, || "queries of shape [tokens, width]".to_owned())?;
-        let (tokens, width, heads) = (shape[0], shape[1], attention.heads);
+        let (width, heads) = (shape[1], attention.heads);
         ensure_shape(OP, heads > 0 && width > 0 && width.is_multiple_of(heads), shape, || format!("{heads} heads"))?;
+        let tokens = key.value().rows();
         for tensor in [query, key, value] {
             tensor.value().expect_f32(OP)?;
-            ensure_shape(OP, tensor.value().shape() == shape, tensor.value().shape(), || {
-                format!("queries of shape {shape:?}")
+            let rows = if attention.queries.is_some() { tokens } else { shape[0] };
+            let expected = if std::ptr::eq(tensor, query) { shape.to_vec() } else { vec![rows, width] };
+            ensure_shape(OP, tensor.value().shape() == expected, tensor.value().shape(), || match attention.queries {
+                None => format!("queries of shape {shape:?}"),
+                Some(_) => format!("keys of shape {expected:?}"),
             })?;
         }
         let mut prefix_rows = 0;
@@ -86,26 +95,36 @@ impl Plan {
         }
         let dropout = attention.dropout.filter(|dropout| dropout.keep().is_some());
         if let Some(dropout) = dropout {
-            dropout.check(OP, tokens)?;
+            dropout.check(OP, shape[0])?;
         }
-        let offsets: Vec<usize> = attention.offsets.iter().map(|&offset| offset as usize).collect();
-        let covers = offsets.is_sorted() && offsets.first() == Some(&0) && offsets.last() == Some(&tokens);
-        ensure_shape(OP, covers, shape, || {
-            let (first, last) = (offsets.first().unwrap_or(&0), offsets.last().unwrap_or(&0));
-            format!("sequence offsets that ascend from {first} to {last}")
+        let starts = |offsets: &[u32], tokens: usize| {
+            let offsets: Vec<usize> = offsets.iter().map(|&offset| offset as usize).collect();
+            let covers = offsets.is_sorted() && offsets.first() == Some(&0) && offsets.last() == Some(&tokens);
+            ensure_shape(OP, covers, &[tokens, width], || {
+                let (first, last) = (offsets.first().unwrap_or(&0), offsets.last().unwrap_or(&0));
+                format!("sequence offsets that ascend from {first} to {last}")
+            })?;
+            Ok(offsets)
+        };
+        let keys = starts(attention.offsets, tokens)?;
+        let queries = starts(attention.queries.unwrap_or(attention.offsets), shape[0])?;
+        ensure_shape(OP, queries.len() == keys.len(), &[queries.len() - 1], || {
+            format!("{} sequences", keys.len() - 1)
         })?;
+        ensure_shape(OP, !attention.causal || queries == keys, shape, || "causal attention of all tokens".to_owned())?;
 
-        let (mut runs, mut bounds, mut start) = (Vec::new(), vec![0], 0);
-        for (sequence, &end) in offsets.iter().enumerate().skip(1) {
-            if end - offsets[start] >= RUN || sequence + 1 == offsets.len() {
+        let (mut runs, mut query_bounds, mut key_bounds, mut start) = (Vec::new(), vec![0], vec![0], 0);
+        for (sequence, &end) in keys.iter().enumerate().skip(1) {
+            if end - keys[start] >= RUN || sequence + 1 == keys.len() {
                 runs.push(start..sequence);
-                bounds.push(end);
+                query_bounds.push(queries[sequence]);
+                key_bounds.push(end);
                 start = sequence;
             }
         }
-        let longest = offsets.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0) + prefix_rows;
+        let longest = keys.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0) + prefix_rows;
         let (causal, dropout) = (attention.causal, dropout.cloned());
-        Ok(Plan { offsets, heads, width, causal, dropout, prefix_rows, runs, bounds, longest })
+        Ok(Plan { queries, keys, heads, width, causal, dropout, prefix_rows, runs, query_bounds, key_bounds, longest })
     }
 
     fn size(&self) -> usize {
@@ -124,7 +143,7 @@ impl Plan {
     }
 
     fn tiles<'a>(&self, matrix: &'a mut Tensor) -> Vec<Tile<'a>> {
-        tiles(matrix.f32_mut(), self.width, self.size(), &self.bounds)
+        tiles(matrix.f32_mut(), self.width, self.size(), &self.query_bounds)
     }
 
     /// Runs `task` for every run of sequences and every head, each with what `outputs` has for it.
@@ -136,7 +155,7 @@ impl Plan {
 
     /// One head of one sequence.
     fn head<'a>(&'a self, saved: &'a Saved, sequence: usize, head: usize) -> Head<'a> {
-        let start = self.offsets[sequence];
+        let (start, key_start) = (self.queries[sequence], self.keys[sequence]);
         Head {
             query: self.stripe(saved.query.f32(), head),
             key: self.stripe(saved.key.f32(), head),
@@ -147,7 +166,9 @@ impl Plan {
                 .map(|(key, value)| (self.stripe(key.f32(), head), self.stripe(value.f32(), head))),
             prefix_rows: self.prefix_rows,
             start,
-            len: self.offsets[sequence + 1] - start,
+            len: self.queries[sequence + 1] - start,
+            key_start,
+            key_len: self.keys[sequence + 1] - key_start,
             causal: self.causal,
             mask: self.mask(head),
         }
@@ -178,10 +199,10 @@ impl Tape {
         };
         let arch = arch();
         let outputs = plan.tiles(&mut out).into_iter();
-        let outputs = outputs.zip(tiles(sums.f32_mut(), 2 * plan.heads, 2, &plan.bounds)).collect();
+        let outputs = outputs.zip(tiles(sums.f32_mut(), 2 * plan.heads, 2, &plan.query_bounds)).collect();
         plan.for_each(outputs, |run, head, (mut out, mut sums)| {
             let mut scratch = device.take(kernel::scratch(plan.longest, plan.size(), false));
-            let start = plan.offsets[run.start];
+            let start = plan.queries[run.start];
             for sequence in run {
                 let head = plan.head(&saved, sequence, head);
                 let first = head.start - start;
@@ -220,10 +241,12 @@ impl Plan {
         let device = gradient.device();
         let prefix_shape = [self.runs.len() * self.prefix_rows, self.width];
         let mut results: [Option<Tensor>; 5] = std::array::from_fn(|i| {
-            wanted[i].then(|| Tensor::stale(device, if i < 3 { saved.query.shape() } else { &prefix_shape }))
+            let shape = [saved.query.shape(), saved.key.shape(), saved.value.shape(), &prefix_shape, &prefix_shape][i];
+            wanted[i].then(|| Tensor::stale(device, shape))
         });
         let prefix_bounds: Vec<usize> = (0..=self.runs.len()).map(|run| run * self.prefix_rows).collect();
-        let mut bounds = [&self.bounds, &self.bounds, &self.bounds, &prefix_bounds, &prefix_bounds].into_iter();
+        let mut bounds =
+            [&self.query_bounds, &self.key_bounds, &self.key_bounds, &prefix_bounds, &prefix_bounds].into_iter();
         let [mut query, mut key, mut value, mut prefix_key, mut prefix_value] = results.each_mut().map(|tensor| {
             let bounds = bounds.next()?;
             let tensor = tensor.as_mut()?;
@@ -242,7 +265,7 @@ impl Plan {
         let arch = arch();
         self.for_each(outputs, |run, head, mut gradients| {
             let mut scratch = device.take(kernel::scratch(self.longest, self.size(), true));
-            let start = self.offsets[run.start];
+            let (start, key_start) = (self.queries[run.start], self.keys[run.start]);
             for sequence in run.clone() {
                 let sums = Stripe { data: saved.sums.f32(), width: 2 * self.heads, column: 2 * head, size: 2 };
                 let (out, upstream) = (self.stripe(saved.out.f32(), head), self.stripe(gradient.f32(), head));
@@ -254,6 +277,7 @@ impl Plan {
                     gradient: upstream,
                     gradients: &mut gradients,
                     first: head.start - start,
+                    first_key: head.key_start - key_start,
                     fresh: sequence == run.start,
                     scratch: scratch.slice_mut(),
                 });
@@ -278,6 +302,8 @@ mod tests {
         causal: bool,
         prefix: usize,
         dropout: Option<Dropout>,
+        /// Offsets of the queries, where they are others.
+        queries: Option<Vec<u32>>,
     }
 
     fn setup(lengths: &[u32], width: usize, heads: usize) -> Setup {
@@ -286,7 +312,7 @@ mod tests {
             *end += length;
             Some(*end)
         }));
-        Setup { offsets, width, heads, causal: false, prefix: 0, dropout: None }
+        Setup { offsets, width, heads, causal: false, prefix: 0, dropout: None, queries: None }
     }
 
     fn dropout(tokens: usize) -> Dropout {
@@ -301,11 +327,12 @@ mod tests {
         let (prefix_key, prefix_value) =
             (inputs.get("prefix_key").unwrap_or(&none), inputs.get("prefix_value").unwrap_or(&none));
         let mut out = vec![0.0; inputs["query"].len()];
-        for pair in setup.offsets.windows(2) {
+        let queries = setup.queries.as_ref().unwrap_or(&setup.offsets);
+        for (pair, queries) in setup.offsets.windows(2).zip(queries.windows(2)) {
             let (start, end) = (pair[0] as usize, pair[1] as usize);
             let keys = [prefix_key, &inputs["key"][start * width..end * width]].concat();
             let values = [prefix_value, &inputs["value"][start * width..end * width]].concat();
-            for i in start..end {
+            for i in queries[0] as usize..queries[1] as usize {
                 let seen = setup.prefix + if setup.causal { i - start + 1 } else { end - start };
                 for head in 0..setup.heads {
                     let columns = |j: usize| j * width + head * size..j * width + (head + 1) * size;
@@ -337,11 +364,13 @@ mod tests {
         let tokens = setup.offsets[setup.offsets.len() - 1] as usize;
         let mut case = Case::new();
         let mut input = |name, rows: usize| case.input(name, &[rows, setup.width], noise(rows * setup.width, name));
-        let (query, key, value) = (input("query", tokens), input("key", tokens), input("value", tokens));
+        let asked = setup.queries.as_ref().map_or(tokens, |queries| queries[queries.len() - 1] as usize);
+        let (query, key, value) = (input("query", asked), input("key", tokens), input("value", tokens));
         let prefix =
             (setup.prefix > 0).then(|| (input("prefix_key", setup.prefix), input("prefix_value", setup.prefix)));
         let attention = Attention {
             offsets: &setup.offsets,
+            queries: setup.queries.as_deref(),
             heads: setup.heads,
             causal: setup.causal,
             dropout: setup.dropout.as_ref(),
@@ -370,6 +399,13 @@ mod tests {
     #[test]
     fn causal() {
         check(&Setup { causal: true, ..setup(&[5, 1, 18], 6, 3) });
+    }
+
+    #[test]
+    fn queries_of_some_rows_or_of_another_stream() {
+        check(&Setup { queries: Some(vec![0, 1, 1, 4, 5]), ..setup(&[3, 1, 7, 2], 6, 2) });
+        let dropout = Some(dropout(9));
+        check(&Setup { queries: Some(vec![0, 0, 7, 9]), prefix: 2, dropout, ..setup(&[70, 5, 1], 4, 2) });
     }
 
     #[test]
@@ -410,6 +446,7 @@ mod tests {
             .collect();
         let attention = Attention {
             offsets: &offsets,
+            queries: None,
             heads: setup.heads,
             causal: setup.causal,
             dropout: dropout.as_ref(),
@@ -476,7 +513,8 @@ mod tests {
         let mut tape = Tape::new(&device, Precision::F32);
         let query = Var::constant(Tensor::from_vec(&device, &[2, 1], vec![1e4, -1e4]).unwrap());
         let value = Var::constant(Tensor::from_vec(&device, &[2, 1], vec![3.0, 5.0]).unwrap());
-        let attention = Attention { offsets: &[0, 2], heads: 1, causal: false, dropout: None, prefix: None };
+        let attention =
+            Attention { offsets: &[0, 2], queries: None, heads: 1, causal: false, dropout: None, prefix: None };
         let out = tape.attention(&query, &query, &value, &attention).unwrap();
         assert_eq!(out.value().to_vec(), [3.0, 5.0]);
         assert!(tape.is_empty());
@@ -488,7 +526,7 @@ mod tests {
         let mut tape = Tape::new(&device, Precision::F32);
         let x = Var::constant(Tensor::zeros(&device, &[3, 4]));
         let mut attempt = |offsets: &[u32], heads: usize, other: &Var| {
-            let attention = Attention { offsets, heads, causal: false, dropout: None, prefix: None };
+            let attention = Attention { offsets, queries: None, heads, causal: false, dropout: None, prefix: None };
             tape.attention(&x, other, &x, &attention).unwrap_err().to_string()
         };
         assert_eq!(attempt(&[0, 3], 3, &x), "attention: the shape [3, 4] does not fit 3 heads");

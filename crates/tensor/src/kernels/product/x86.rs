@@ -26,6 +26,8 @@ pub(super) unsafe fn block(isa: Instructions, precision: Precision, a: Block, pa
 /// Defines a kernel that walks over the rows of a block, `$most` at a time, and calls `$tile` with the number as a constant.
 macro_rules! by_rows {
     ($(#[$attribute:meta])* $name:ident, $tile:ident, $most:literal, [$($rest:literal)*]) => {
+        /// # Safety
+        /// As [`block`].
         $(#[$attribute])*
         unsafe fn $name(a: Block, panel: &[u32], out: Out) {
             // SAFETY: the caller's promise; no tile goes beyond `a.rows`.
@@ -54,6 +56,9 @@ by_rows!(#[target_feature(enable = "avx2,fma")] avx2_f32, tile_avx2_f32, 6, [1 2
 by_rows!(#[target_feature(enable = "avx2,fma")] avx2_bf16, tile_avx2_bf16, 4, [1 2 3]);
 
 /// Writes `R` rows of two registers.
+///
+/// # Safety
+/// As [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn write<const R: usize>(sums: [[__m512; 2]; R], out: Out) {
@@ -77,6 +82,8 @@ unsafe fn write<const R: usize>(sums: [[__m512; 2]; R], out: Out) {
     }
 }
 
+/// # Safety
+/// As [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn tile_f32<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
@@ -97,6 +104,8 @@ unsafe fn tile_f32<const R: usize>(a: *const u32, row: usize, step: usize, panel
     }
 }
 
+/// # Safety
+/// As [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 unsafe fn tile_bf16<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
@@ -118,6 +127,8 @@ unsafe fn tile_bf16<const R: usize>(a: *const u32, row: usize, step: usize, pane
     }
 }
 
+/// # Safety
+/// As [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn tile_bf16_in_f32<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
@@ -143,6 +154,9 @@ unsafe fn tile_bf16_in_f32<const R: usize>(a: *const u32, row: usize, step: usiz
 }
 
 /// Writes half a panel's `R` rows of two registers.
+///
+/// # Safety
+/// As [`block`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn write_avx2<const R: usize>(sums: [[__m256; 2]; R], half: usize, out: Out) {
@@ -164,6 +178,8 @@ unsafe fn write_avx2<const R: usize>(sums: [[__m256; 2]; R], half: usize, out: O
     }
 }
 
+/// # Safety
+/// As [`block`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile_avx2_f32<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
@@ -186,6 +202,8 @@ unsafe fn tile_avx2_f32<const R: usize>(a: *const u32, row: usize, step: usize, 
     }
 }
 
+/// # Safety
+/// As [`block`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn tile_avx2_bf16<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
