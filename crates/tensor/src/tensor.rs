@@ -214,7 +214,8 @@ impl Tensor {
         }
         match Arc::get_mut(&mut self.storage) {
             Some(Storage { data: Data::F32(buffer), half, panels }) => {
-                (half.take(), panels.each_mut().map(OnceLock::take));
+                half.take();
+                panels.iter_mut().for_each(|panels| drop(panels.take()));
                 buffer.slice_mut()
             }
             _ => &mut [],

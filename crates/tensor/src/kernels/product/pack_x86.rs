@@ -63,7 +63,6 @@ pub(super) unsafe fn round_strip(strip: &mut Strip) {
     let (rows, width) = (strip.rows, strip.width);
     let last = (rows - 1) * width + PANEL;
     assert!(last <= strip.x.len() && strip.factors.is_none_or(|factors| last <= factors.len()), "rows of a strip");
-    assert!(strip.panel.as_ref().is_none_or(|panel| rows.div_ceil(2) * PANEL <= panel.len()), "room of a strip");
     let zero = [_mm512_setzero_ps(); 2];
     let mut sums = zero;
     if let Some(held) = &strip.sums {
@@ -94,10 +93,12 @@ pub(super) unsafe fn round_strip(strip: &mut Strip) {
             }
         }
         if let Some(panel) = &mut panel {
-            for h in 0..2 {
-                let words = _mm512_or_si512(rounded[0][h], _mm512_slli_epi32(rounded[1][h], 16));
-                // SAFETY: the panel has room for every pair of rows (checked above).
-                unsafe { _mm512_storeu_si512(panel.as_mut_ptr().add(top / 2 * PANEL + h * WIDTH).cast(), words) };
+            let words = &mut panel[top / 2 * PANEL..][..PANEL];
+            let [even, odd] = rounded;
+            for (words, (even, odd)) in words.chunks_exact_mut(WIDTH).zip(even.into_iter().zip(odd)) {
+                let both = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+                // SAFETY: there are sixteen words.
+                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), both) };
             }
         }
     }
