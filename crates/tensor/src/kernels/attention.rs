@@ -8,7 +8,7 @@ use std::ops::Range;
 use luthier_random::Rng;
 use pulp::{Simd, WithSimd};
 
-use crate::kernels::panel::{self, Left, Panels, product};
+use crate::kernels::panel::{self, Left, Panels, WIDEST, product};
 use crate::kernels::tiles::Tile;
 use crate::kernels::{math, softmax};
 use crate::ops::dropout::Keep;
@@ -17,8 +17,6 @@ use crate::ops::dropout::Keep;
 const BLOCK: usize = 64;
 /// Elements of a cache line; scratch memory is cut in multiples of it.
 const LINE: usize = 16;
-/// The widest panel of any processor.
-const WIDEST: usize = 32;
 /// Random blocks, of eight elements each, that are drawn together, so that the generator vectorises.
 const DRAWS: usize = 16;
 

@@ -5,6 +5,16 @@
 
 use pulp::{Simd, WithSimd};
 
+use crate::instructions::Instructions;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::product::turned_panel;
+use crate::tape::Precision;
+
+/// The columns of the widest panel.
+pub(crate) const WIDEST: usize = 32;
+/// What stands for rows that lack to a whole panel.
+static NOTHING: [f32; 256] = [0.0; 256];
+
 /// Vectors in a row of a panel.
 const PANEL: usize = 2;
 /// Rows of the left-hand matrix that go together: with two vectors each, twelve sums are under way at once.
@@ -68,14 +78,34 @@ pub(crate) fn pack_transposed<'a, 'r, S: Simd>(
         out[last..].fill(0.0);
     }
     for (i, panel) in (0..rows).step_by(columns.max(1)).zip(out.chunks_exact_mut(stride.max(1))) {
+        let done = turn_panel(panel, columns, width, rows - i, |column| row(i + column));
         for column in 0..columns.min(rows - i) {
-            let source = &row(i + column)[..width];
-            for (target, x) in panel.chunks_exact_mut(columns).zip(source) {
+            let source = &row(i + column)[done..width];
+            for (target, x) in panel[done * columns..].chunks_exact_mut(columns).zip(source) {
                 target[column] = *x;
             }
         }
     }
     Panels { data: out, stride, count }
+}
+
+/// The front of a panel of a transpose by the processor's own way to turn a matrix, if it has one and the panel is of the
+/// width that it is made for; returns the depth that is done.
+#[inline(always)]
+fn turn_panel<'r>(
+    panel: &mut [f32],
+    columns: usize,
+    width: usize,
+    rows: usize,
+    row: impl Fn(usize) -> &'r [f32],
+) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if columns == WIDEST && width <= NOTHING.len() && Instructions::current() >= Instructions::Avx512 {
+        let columns = std::array::from_fn(|i| if i < rows { &row(i)[..width] } else { &NOTHING[..width] });
+        // SAFETY: AVX-512 is here.
+        return unsafe { turned_panel(bytemuck::cast_slice_mut(panel), columns, Precision::F32) };
+    }
+    0
 }
 
 /// The left-hand matrix: `rows x depth`, row-major or, with `BY_COLUMNS`, the transpose of a row-major one.

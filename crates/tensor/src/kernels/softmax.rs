@@ -42,8 +42,8 @@ fn sum(a: f32, b: f32) -> f32 {
 
 /// Brings the lanes together by halves, which vectorises.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut half = LANES / 2;
+fn fold<const N: usize>(mut lanes: [f32; N], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = N / 2;
     while half > 0 {
         for i in 0..half {
             lanes[i] = f(lanes[i], lanes[i + half]);
@@ -103,11 +103,12 @@ pub(crate) fn sum_of_exponentials(values: &[f32], shift: f32) -> f32 {
 /// The sum of products.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; LANES];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<FEW>(), b.as_chunks::<FEW>());
+    const WIDTH: usize = LANES / 2;
+    let mut lanes = [0.0f32; WIDTH];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<WIDTH>(), b.as_chunks::<WIDTH>());
     for (a, b) in a.iter().zip(b) {
-        for ((lane, x), y) in lanes.iter_mut().zip(a).zip(b) {
-            *lane += x * y;
+        for i in 0..WIDTH {
+            lanes[i] = a[i].mul_add(b[i], lanes[i]);
         }
     }
     for (x, y) in a_rest.iter().zip(b_rest) {

@@ -17,6 +17,8 @@ use rayon::current_num_threads;
 use rayon::prelude::*;
 
 pub(crate) use mat::Mat;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use pack_x86::turned_panel;
 pub(crate) use prepare::{Pass, prepare};
 
 use crate::device::{Buffer, Device};

@@ -132,7 +132,7 @@ unsafe fn load(at: *const f32, ahead: usize) -> [__m512; 2] {
 /// # Safety
 /// AVX-512 must be here.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn turned_panel(words: &mut [u32], columns: [&[f32]; PANEL], precision: Precision) -> usize {
+pub(crate) unsafe fn turned_panel(words: &mut [u32], columns: [&[f32]; PANEL], precision: Precision) -> usize {
     /// Elements that are fetched ahead: so many columns at once are more than the processor foresees.
     const AHEAD: usize = 8 * WIDTH;
     let per_word = if precision == Precision::F32 { 1 } else { 2 };

@@ -23,7 +23,8 @@ pub(super) unsafe fn block(isa: Instructions, precision: Precision, a: Block, pa
     }
 }
 
-/// Defines a kernel that walks over the rows of a block, `$most` at a time, and calls `$tile` with the number as a constant.
+/// Defines a kernel that walks over the rows of a block, `$most` at a time, and calls `$tile` with the number as a constant;
+/// where a panel has few columns, as in products of low rank, with half of its registers.
 macro_rules! by_rows {
     ($(#[$attribute:meta])* $name:ident, $tile:ident, $most:literal, [$($rest:literal)*]) => {
         /// # Safety
@@ -37,9 +38,11 @@ macro_rules! by_rows {
                     let left = a.words.add(r * a.row);
                     let to = Out { data: out.data.add(r * out.stride), ..out };
                     let rows = (a.rows - r).min($most);
-                    match rows {
-                        $most => $tile::<$most>(left, a.row, a.step, panel, to),
-                        $($rest => $tile::<$rest>(left, a.row, a.step, panel, to),)*
+                    match (rows, out.cols <= PANEL / 2) {
+                        ($most, false) => $tile::<$most, 2>(left, a.row, a.step, panel, to),
+                        ($most, true) => $tile::<$most, 1>(left, a.row, a.step, panel, to),
+                        $(($rest, false) => $tile::<$rest, 2>(left, a.row, a.step, panel, to),
+                        ($rest, true) => $tile::<$rest, 1>(left, a.row, a.step, panel, to),)*
                         _ => {}
                     }
                     r += rows;
@@ -61,22 +64,35 @@ by_rows!(#[target_feature(enable = "avx2,fma")] avx2_bf16, tile_avx2_bf16, 4, [1
 /// As [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn write<const R: usize>(sums: [[__m512; 2]; R], out: Out) {
+unsafe fn write<const R: usize, const H: usize>(sums: [[__m512; H]; R], out: Out) {
     // SAFETY: the caller's promise; lanes beyond `out.cols` are masked off.
     unsafe {
-        let mask = if out.cols == PANEL { u32::MAX } else { (1u32 << out.cols) - 1 };
+        // Stores under a mask are slow on some processors, so whole panels do without.
+        if out.cols == PANEL {
+            for (r, sums) in sums.into_iter().enumerate() {
+                for (h, sum) in sums.into_iter().enumerate() {
+                    let at = out.data.add(r * out.stride + 16 * h);
+                    let sum = match out.start {
+                        Start::Zero => sum,
+                        Start::Sum => _mm512_add_ps(_mm512_loadu_ps(at), sum),
+                        Start::Bias(bias) => _mm512_add_ps(_mm512_loadu_ps(bias.as_ptr().add(16 * h)), sum),
+                    };
+                    _mm512_storeu_ps(at, sum);
+                }
+            }
+            return;
+        }
+        let mask = (1u32 << out.cols) - 1;
         let masks = [mask as u16, (mask >> 16) as u16];
         for (r, sums) in sums.into_iter().enumerate() {
             for (h, sum) in sums.into_iter().enumerate() {
-                let at = out.data.add(r * out.stride + 16 * h);
+                let at = out.data.wrapping_add(r * out.stride + 16 * h);
                 let start = match out.start {
-                    Start::Zero => sum,
-                    Start::Sum => _mm512_add_ps(_mm512_maskz_loadu_ps(masks[h], at), sum),
-                    Start::Bias(bias) => {
-                        _mm512_add_ps(_mm512_maskz_loadu_ps(masks[h], bias.as_ptr().wrapping_add(16 * h)), sum)
-                    }
+                    Start::Zero => _mm512_setzero_ps(),
+                    Start::Sum => _mm512_maskz_loadu_ps(masks[h], at),
+                    Start::Bias(bias) => _mm512_maskz_loadu_ps(masks[h], bias.as_ptr().wrapping_add(16 * h)),
                 };
-                _mm512_mask_storeu_ps(at, masks[h], start);
+                _mm512_mask_storeu_ps(at, masks[h], _mm512_add_ps(start, sum));
             }
         }
     }
@@ -86,18 +102,19 @@ unsafe fn write<const R: usize>(sums: [[__m512; 2]; R], out: Out) {
 /// As [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn tile_f32<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
+unsafe fn tile_f32<const R: usize, const H: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sums = [[_mm512_setzero_ps(); 2]; R];
+        let mut sums = [[_mm512_setzero_ps(); H]; R];
         let a: *const f32 = a.cast();
         for (l, words) in panel.chunks_exact(PANEL).enumerate() {
             let b: *const f32 = words.as_ptr().cast();
-            let b = [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16))];
+            let b: [__m512; H] = std::array::from_fn(|h| _mm512_loadu_ps(b.add(16 * h)));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let a = _mm512_set1_ps(*a.add(r * row + l * step));
-                sums[0] = _mm512_fmadd_ps(a, b[0], sums[0]);
-                sums[1] = _mm512_fmadd_ps(a, b[1], sums[1]);
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = _mm512_fmadd_ps(a, b, *sum);
+                }
             }
         }
         write(sums, out);
@@ -108,19 +125,20 @@ unsafe fn tile_f32<const R: usize>(a: *const u32, row: usize, step: usize, panel
 /// As [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-unsafe fn tile_bf16<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
+unsafe fn tile_bf16<const R: usize, const H: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
     // SAFETY: the caller's promise; the casts only rename registers.
     unsafe {
-        let mut sums = [[_mm512_setzero_ps(); 2]; R];
+        let mut sums = [[_mm512_setzero_ps(); H]; R];
         for (l, words) in panel.chunks_exact(PANEL).enumerate() {
             let b = words.as_ptr();
             let load = |b: *const u32| std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.cast()));
-            let b = [load(b), load(b.add(16))];
+            let b: [__m512bh; H] = std::array::from_fn(|h| load(b.add(16 * h)));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let a = _mm512_set1_epi32(*a.add(r * row + l * step) as i32);
                 let a = std::mem::transmute::<__m512i, __m512bh>(a);
-                sums[0] = _mm512_dpbf16_ps(sums[0], a, b[0]);
-                sums[1] = _mm512_dpbf16_ps(sums[1], a, b[1]);
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = _mm512_dpbf16_ps(*sum, a, b);
+                }
             }
         }
         write(sums, out);
@@ -131,19 +149,25 @@ unsafe fn tile_bf16<const R: usize>(a: *const u32, row: usize, step: usize, pane
 /// As [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn tile_bf16_in_f32<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
+unsafe fn tile_bf16_in_f32<const R: usize, const H: usize>(
+    a: *const u32,
+    row: usize,
+    step: usize,
+    panel: &[u32],
+    out: Out,
+) {
     // SAFETY: the caller's promise.
     unsafe {
-        let mut sums = [[_mm512_setzero_ps(); 2]; R];
+        let mut sums = [[_mm512_setzero_ps(); H]; R];
         let high = _mm512_set1_epi32(0xffff_0000u32 as i32);
         for (l, words) in panel.chunks_exact(PANEL).enumerate() {
             let b = words.as_ptr();
-            let b = [_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(16).cast())];
+            let b: [__m512i; H] = std::array::from_fn(|h| _mm512_loadu_si512(b.add(16 * h).cast()));
             let even = b.map(|b| _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)));
             let odd = b.map(|b| _mm512_castsi512_ps(_mm512_and_si512(b, high)));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let [first, second] = super::both(*a.add(r * row + l * step)).map(|x| _mm512_set1_ps(x));
-                for h in 0..2 {
+                for h in 0..H {
                     sums[h] = _mm512_fmadd_ps(first, even[h], sums[h]);
                     sums[h] = _mm512_fmadd_ps(second, odd[h], sums[h]);
                 }
@@ -182,11 +206,17 @@ unsafe fn write_avx2<const R: usize>(sums: [[__m256; 2]; R], half: usize, out: O
 /// As [`block`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile_avx2_f32<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
+unsafe fn tile_avx2_f32<const R: usize, const H: usize>(
+    a: *const u32,
+    row: usize,
+    step: usize,
+    panel: &[u32],
+    out: Out,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let a: *const f32 = a.cast();
-        for half in 0..2 {
+        for half in 0..H {
             let mut sums = [[_mm256_setzero_ps(); 2]; R];
             for (l, words) in panel.chunks_exact(PANEL).enumerate() {
                 let b: *const f32 = words.as_ptr().add(16 * half).cast();
@@ -206,11 +236,17 @@ unsafe fn tile_avx2_f32<const R: usize>(a: *const u32, row: usize, step: usize, 
 /// As [`block`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn tile_avx2_bf16<const R: usize>(a: *const u32, row: usize, step: usize, panel: &[u32], out: Out) {
+unsafe fn tile_avx2_bf16<const R: usize, const H: usize>(
+    a: *const u32,
+    row: usize,
+    step: usize,
+    panel: &[u32],
+    out: Out,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let high = _mm256_set1_epi32(0xffff_0000u32 as i32);
-        for half in 0..2 {
+        for half in 0..H {
             let mut sums = [[_mm256_setzero_ps(); 2]; R];
             for (l, words) in panel.chunks_exact(PANEL).enumerate() {
                 let b = words.as_ptr().add(16 * half);
