@@ -162,7 +162,7 @@ struct Bert {
     segments: Site,
     embed_norm: Site,
     layers: Vec<Layer>,
-    top: Top,
+    head: Top,
 }
 
 impl Bert {
@@ -212,7 +212,7 @@ impl Bert {
                 feed_forward_norm: site(Role::FeedForwardNorm, "output.LayerNorm", norm),
             });
         }
-        let top = match head {
+        let head = match head {
             Head::Classify { labels } => Top::Classify {
                 pooler: spec.site(Role::Pooler, None, "bert.pooler.dense", linear(width, width), true),
                 classifier: spec.site(Role::Head, None, "classifier", linear(width, labels), true),
@@ -227,46 +227,51 @@ impl Bert {
                 Top::MaskedLm { transform, norm, output: VocabularyOutput { weight, bias: Some(bias) } }
             }
         };
-        Ok(Bert { config, activation, spec, words, positions, segments, embed_norm, layers, top })
+        Ok(Bert { config, activation, spec, words, positions, segments, embed_norm, layers, head })
     }
 
-    /// The hidden states of `rows`, or of every token. Only keys and values of the last layer need all tokens, so the
-    /// rest of that layer is computed for the wanted rows alone.
-    fn hidden(&self, batch: &Batch, rows: Option<&[u32]>, cx: &mut Cx) -> Result<Var, NnError> {
-        let p = self.config.hidden_dropout_prob as f32;
-        let attention_p = self.config.attention_probs_dropout_prob as f32;
+    fn embedded(&self, batch: &Batch, cx: &mut Cx) -> Result<Var, NnError> {
         let tables: [(&Site, &[u32]); 3] =
             [(&self.words, &batch.ids), (&self.positions, &batch.positions), (&self.segments, &batch.segments)];
-        let mut x = cx.embed(&tables, batch)?; // [tokens, width]
-        x = cx.norm(&self.embed_norm, &x, None)?;
-        x = cx.dropout("embeddings", &x, p, &batch.keys)?;
-        let kept: Vec<usize> = (0..self.layers.len()).filter(|&i| !cx.skips(i)).collect();
+        let x = cx.embed(&tables, batch)?; // [tokens, width]
+        let x = cx.norm(&self.embed_norm, &x, None)?;
+        cx.dropout("embeddings", &x, self.config.hidden_dropout_prob as f32, &batch.keys)
+    }
+
+    /// A layer, for every token or for `rows` alone: only its keys and values need all tokens.
+    fn layer(&self, i: usize, x: &Var, rows: Option<&[u32]>, batch: &Batch, cx: &mut Cx) -> Result<Var, NnError> {
+        let layer = &self.layers[i];
+        let (p, attention_p) =
+            (self.config.hidden_dropout_prob as f32, self.config.attention_probs_dropout_prob as f32);
+        let (own, keys) = match rows {
+            Some(rows) => (cx.tape.select_rows(x, rows)?, batch.keys_of(rows)), // [rows, width]
+            None => (x.clone(), batch.keys.clone()),
+        };
+        let query = cx.linear(&layer.query, &own, None)?;
+        let key = cx.linear(&layer.key, x, None)?;
+        let value = cx.linear(&layer.value, x, None)?;
+        let heads = self.config.num_attention_heads;
+        let context = cx.attend(i, [&query, &key, &value], heads, attention_p, batch, rows)?;
+        let out = cx.linear(&layer.out, &context, None)?;
+        let x = cx.join(&layer.attention, &layer.attention_norm, out, &own, p, &keys)?;
+        let up = cx.linear(&layer.up, &x, Some(self.activation))?; // [tokens, intermediate]
+        let down = cx.linear(&layer.down, &up, None)?;
+        cx.join(&layer.feed_forward, &layer.feed_forward_norm, down, &x, p, &keys)
+    }
+
+    /// The last hidden states of `rows`, or of every token.
+    fn top(&self, batch: &Batch, rows: Option<&[u32]>, cx: &mut Cx) -> Result<Var, NnError> {
+        let (done, mut x) = match cx.start(batch) {
+            Some(start) => start,
+            None => (0, self.embedded(batch, cx)?),
+        };
+        let kept: Vec<usize> = (done..self.layers.len()).filter(|&i| !cx.skips(i)).collect();
         let last = kept.last().copied();
-        let mut keys = batch.keys.clone();
         for i in kept {
-            let layer = &self.layers[i];
-            let chosen = rows.filter(|_| last == Some(i));
-            let all = x;
-            x = match chosen {
-                Some(rows) => cx.tape.select_rows(&all, rows)?, // [rows, width]
-                None => all.clone(),
-            };
-            let query = cx.linear(&layer.query, &x, None)?;
-            let key = cx.linear(&layer.key, &all, None)?;
-            let value = cx.linear(&layer.value, &all, None)?;
-            let heads = self.config.num_attention_heads;
-            let context = cx.attend(i, [&query, &key, &value], heads, attention_p, batch, chosen)?;
-            if let Some(rows) = chosen {
-                keys = batch.keys_of(rows);
-            }
-            let out = cx.linear(&layer.out, &context, None)?;
-            x = cx.join(&layer.attention, &layer.attention_norm, out, &x, p, &keys)?;
-            let up = cx.linear(&layer.up, &x, Some(self.activation))?; // [tokens, intermediate]
-            let down = cx.linear(&layer.down, &up, None)?;
-            x = cx.join(&layer.feed_forward, &layer.feed_forward_norm, down, &x, p, &keys)?;
+            x = self.layer(i, &x, rows.filter(|_| last == Some(i)), batch, cx)?;
         }
         match (rows, last) {
-            // Every layer was left out.
+            // No layer is left that could choose them.
             (Some(rows), None) => Ok(cx.tape.select_rows(&x, rows)?),
             _ => Ok(x),
         }
@@ -279,21 +284,29 @@ impl Network for Bert {
     }
 
     fn encode(&self, batch: &Batch, cx: &mut Cx) -> Result<Var, NnError> {
-        self.hidden(batch, None, cx)
+        self.top(batch, None, cx)
+    }
+
+    fn hidden(&self, batch: &Batch, layers: usize, cx: &mut Cx) -> Result<Var, NnError> {
+        let mut x = self.embedded(batch, cx)?;
+        for i in 0..layers.min(self.layers.len()) {
+            x = self.layer(i, &x, None, batch, cx)?;
+        }
+        Ok(x)
     }
 
     fn forward(&self, batch: &Batch, cx: &mut Cx) -> Result<Var, NnError> {
-        match &self.top {
+        match &self.head {
             Top::Classify { pooler, classifier } => {
                 let rows = batch.first_rows();
-                let first = self.hidden(batch, Some(rows), cx)?; // [sequences, width]
+                let first = self.top(batch, Some(rows), cx)?; // [sequences, width]
                 let pooled = cx.linear(pooler, &first, Some(Activation::Tanh))?;
                 let p = self.config.classifier_dropout.unwrap_or(self.config.hidden_dropout_prob) as f32;
                 let pooled = cx.dropout("pooled", &pooled, p, &batch.keys_of(rows))?;
                 cx.linear(classifier, &pooled, None) // [sequences, labels]
             }
             Top::MaskedLm { transform, norm, .. } => {
-                let masked = self.hidden(batch, Some(&batch.rows), cx)?; // [rows, width]
+                let masked = self.top(batch, Some(&batch.rows), cx)?; // [rows, width]
                 let features = cx.linear(transform, &masked, Some(self.activation))?;
                 cx.norm(norm, &features, None)
             }
@@ -301,7 +314,7 @@ impl Network for Bert {
     }
 
     fn vocabulary(&self) -> Option<&VocabularyOutput> {
-        match &self.top {
+        match &self.head {
             Top::MaskedLm { output, .. } => Some(output),
             Top::Classify { .. } => None,
         }

@@ -48,6 +48,7 @@ pub struct Cx<'a> {
     pass: u64,
     noise: Option<Noise>,
     keys: [Arc<[u64]>; 2],
+    start: Option<(usize, Tensor)>,
     lent: BTreeMap<String, Var>,
 }
 
@@ -76,6 +77,7 @@ impl<'a> Cx<'a> {
             pass: 0,
             noise: None,
             keys: [Arc::new([]), Arc::new([])],
+            start: None,
             lent: BTreeMap::new(),
         }
     }
@@ -104,6 +106,18 @@ impl<'a> Cx<'a> {
     pub fn next_pass(&mut self, noise: Option<Noise>) {
         self.pass += 1;
         self.noise = noise;
+    }
+
+    /// Lets the pass begin above the lowest `layers` layers, with the hidden states that they gave: `[tokens, width]`.
+    pub fn start_from(&mut self, layers: usize, hidden: Tensor) {
+        self.start = Some((layers, hidden));
+    }
+
+    /// Where the pass begins: how many layers are done already, and their hidden states.
+    pub fn start(&mut self, batch: &Batch) -> Option<(usize, Var)> {
+        let (layers, hidden) = self.start.clone()?;
+        self.remember_keys(batch);
+        Some((layers, Var::constant(hidden)))
     }
 
     /// A parameter as the network sees it: on the tape if it moves, changed if the plan says so.
@@ -194,8 +208,7 @@ impl<'a> Cx<'a> {
         for (site, _) in tables {
             vars.push(self.param(&format!("{}.weight", site.path))?);
         }
-        let read = if batch.rows.is_empty() { batch.first_rows() } else { &batch.rows };
-        self.keys = [batch.keys.clone(), batch.keys_of(read)];
+        self.remember_keys(batch);
         if self.noise.is_some() {
             // Paper: R3F perturbs the token embeddings; like its reference code, no gradient reaches the table from there.
             vars[0] = vars[0].detach();
@@ -216,6 +229,11 @@ impl<'a> Cx<'a> {
             sum = self.tape.add(&sum, &Var::constant(noise))?;
         }
         Ok(sum)
+    }
+
+    fn remember_keys(&mut self, batch: &Batch) {
+        let read = if batch.rows.is_empty() { batch.first_rows() } else { &batch.rows };
+        self.keys = [batch.keys.clone(), batch.keys_of(read)];
     }
 
     /// Bidirectional self-attention within each sequence, with the layer's prefix. Queries are those of every token, or of

@@ -36,6 +36,9 @@ pub trait Network: Send + Sync {
     /// The last hidden states, `[tokens, width]`.
     fn encode(&self, batch: &Batch, cx: &mut Cx) -> Result<Var>;
 
+    /// The hidden states after the lowest `layers` layers, `[tokens, width]`; after the embeddings for 0.
+    fn hidden(&self, batch: &Batch, layers: usize, cx: &mut Cx) -> Result<Var>;
+
     /// What the head puts out: logits `[sequences, labels]` of a classifier; for a language model the features
     /// `[batch.rows, width]` that its vocabulary projection reads. The top of the network is computed only for the rows
     /// that the head reads, which changes no value.

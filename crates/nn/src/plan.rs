@@ -341,6 +341,28 @@ impl Plan {
         self.moves(path) || self.edits.iter().any(|(_, paths, _)| paths.iter().any(|p| p == path))
     }
 
+    /// How many of the lowest layers a stage leaves quite as they are: none of their parameters moves, nothing is random or
+    /// put into them. Nothing if the embeddings are not left so either, or what they read may be disturbed.
+    pub fn still_layers(&self) -> Option<usize> {
+        if !self.wraps.is_empty() {
+            return None;
+        }
+        let below = [Role::Embed, Role::Position, Role::Segment, Role::EmbedNorm];
+        let touched = |path: &str| self.moves(path) || self.weights.contains_key(path);
+        let params = self.params().filter(|param| touched(&param.path)).map(|param| (param.role, param.layer));
+        let sites = self.spec.sites.iter().filter(|site| self.outputs.contains_key(&site.path));
+        let mut still = self.spec.layers;
+        for (role, layer) in params.chain(sites.map(|site| (site.role, site.layer))) {
+            match layer {
+                Some(layer) => still = still.min(layer),
+                None if below.contains(&role) => return None,
+                None => {}
+            }
+        }
+        let others = self.prefixes.keys().chain(self.skips.iter().filter(|(_, p)| **p > 0.0).map(|(layer, _)| layer));
+        Some(others.fold(still, |still, &layer| still.min(layer)))
+    }
+
     /// Stops everything that methods added so far from moving: modules of earlier stages act and stay as they are.
     pub fn freeze_added(&mut self) {
         for path in self.added.keys() {

@@ -56,6 +56,8 @@ pub trait Intent: Send + Sync {
 pub struct Task {
     /// Whether every example needs a label.
     pub labelled: bool,
+    /// Whether the network reads the same tokens of an example in every epoch.
+    pub steady: bool,
     /// The metrics it offers; the first decides unless the recipe says otherwise.
     pub metrics: &'static [MetricKind],
 }

@@ -47,7 +47,8 @@ impl Default for MaskedLm {
 
 impl Intent for MaskedLm {
     fn task(&self) -> Task {
-        Task { labelled: false, metrics: &[MetricKind::Loss, MetricKind::Perplexity, MetricKind::MaskedAccuracy] }
+        let metrics = &[MetricKind::Loss, MetricKind::Perplexity, MetricKind::MaskedAccuracy];
+        Task { labelled: false, steady: false, metrics }
     }
 
     fn check(&self) -> Result<()> {

@@ -19,6 +19,7 @@ pub mod schedule;
 pub mod schema;
 pub mod scratch;
 pub mod step;
+pub mod trunk;
 
 pub use error::{Result, TrainError};
 pub use luthier_nn::{Clock, Instructions, Precision, ceiling};

@@ -37,7 +37,28 @@ pub fn plan_after(stage: &Stage, inherited: &[Method], spec: Arc<Spec>, new: &[S
         // Biases and norms do not decay, as in transformers' Trainer: they are all that has a single extent.
         plan.no_decay(|param| param.shape.len() < 2);
         plan.check()?;
+        if stage.train.cache_trunk {
+            check_trunk(stage, &plan)?;
+        }
         Ok(plan)
     };
     write().map_err(|error: TrainError| error.in_stage(&stage.name))
+}
+
+/// Whether there is a trunk to keep.
+fn check_trunk(stage: &Stage, plan: &Plan) -> Result<()> {
+    let reason = match plan.still_layers() {
+        None => "the embeddings change, or a stabiliser disturbs what they read",
+        Some(_) if !stage.objective.get().task().steady => {
+            "the objective shows the network other tokens in every epoch"
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(luthier_nn::NnError::Conflict {
+        first: "cache_trunk".to_owned(),
+        second: "this stage".to_owned(),
+        reason: reason.to_owned(),
+        hint: "Leave cache_trunk out, or let only upper layers move: { kind = \"top\", layers = 1 }.".to_owned(),
+    }
+    .into())
 }

@@ -175,6 +175,9 @@ pub struct Train {
     pub precision: PrecisionKey,
     /// The most tokens that go through the network at once. It changes memory and speed, never the result.
     pub token_budget: usize,
+    /// Whether the layers below the first one that changes are computed once for each text, without their dropout, and
+    /// kept (in memory up to 1 GiB, then in a file): the result of training with that dropout off, in much less time.
+    pub cache_trunk: bool,
     /// How often a checkpoint is written.
     pub checkpoint: Every,
 }
@@ -194,6 +197,7 @@ impl Default for Train {
             epsilon: 1e-8,
             precision: PrecisionKey::F32,
             token_budget: 4096,
+            cache_trunk: false,
             checkpoint: Every::Word(EveryWord::Epoch),
         }
     }

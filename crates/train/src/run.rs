@@ -19,6 +19,7 @@ use crate::optimizer::Optimizer;
 use crate::parse::Resolved;
 use crate::recipe::{Recipe, Stage};
 use crate::step::{Ending, StageRun, State, Watch, moved, served, train};
+use crate::trunk::Trunk;
 
 /// Where a run lives and how it begins.
 #[derive(Debug, Clone)]
@@ -247,7 +248,7 @@ impl Session<'_> {
             Some(clock) => device.profiled(clock.clone()),
             None => device.clone(),
         };
-        let run = StageRun {
+        let mut run = StageRun {
             network: assembled.network.as_ref(),
             plan: &assembled.plan,
             objective: assembled.objective.as_ref(),
@@ -259,6 +260,7 @@ impl Session<'_> {
             device,
             seed,
             steps,
+            trunk: None,
         };
         let total = |moving: bool| {
             let params = assembled.plan.params().filter(|p| !moving || assembled.plan.moves(&p.path));
@@ -273,6 +275,8 @@ impl Session<'_> {
         })?;
         let checkpoints = Checkpoints::new(out, &stage.name);
         let mut state = self.begin(&assembled, &checkpoints, seed, sink)?;
+        let trunk = stage.train.cache_trunk.then(|| Trunk::compute(&run, &state.params, out)).transpose()?;
+        run.trunk = trunk.as_ref();
         let ending = train(&run, &mut state, &checkpoints, sink.watch, &mut |event| sink.say(event))?;
         if ending == Ending::Interrupted {
             return Ok(Err(state.progress.step));

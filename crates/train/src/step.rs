@@ -15,6 +15,7 @@ use crate::evaluate::{Evaluation, evaluate};
 use crate::optimizer::Optimizer;
 use crate::recipe::{Evaluate, Every, EveryWord, Train};
 use crate::schedule;
+use crate::trunk::Trunk;
 
 /// What a stage's training reads and never changes.
 pub struct StageRun<'a> {
@@ -40,6 +41,8 @@ pub struct StageRun<'a> {
     pub seed: u64,
     /// How many optimiser steps.
     pub steps: u64,
+    /// What the layers that do not change make of the training texts, if it is kept.
+    pub trunk: Option<&'a Trunk>,
 }
 
 impl StageRun<'_> {
@@ -110,10 +113,13 @@ pub fn train(
         let (step, began) = (state.progress.step, (watch.clock)());
         let examples = order.step(step).to_vec();
         let (mut sum, mut count, mut tokens, mut grads) = (0.0, 0, 0, Grads::default());
-        for batch in batches(stage, &examples, &lengths, order.epoch_of(step))? {
+        for (examples, batch) in batches(stage, &examples, &lengths, order.epoch_of(step))? {
             let (device, mode) = (&stage.device, Mode::Train { step });
             let precision = stage.train.precision.into();
             let mut cx = Cx::new(device, precision, stage.plan, &state.params, &state.base, mode, stage.seed);
+            if let Some(trunk) = stage.trunk {
+                cx.start_from(trunk.layers(), trunk.hidden(device, &examples)?);
+            }
             let loss = score.loss(stage.network, &batch, &mut cx)?;
             sum += f64::from(loss.sum.value().item().unwrap_or(f32::NAN));
             count += loss.count;
@@ -177,19 +183,16 @@ pub fn train(
 
 /// The micro-batches of a step: as many examples at once as the token budget allows. Random masks hang on an example's
 /// slot in the step, so the cut changes no number but the order of a sum.
-fn batches(stage: &StageRun, examples: &[u32], lengths: &[u32], epoch: u64) -> Result<Vec<Batch>> {
+fn batches(stage: &StageRun, examples: &[u32], lengths: &[u32], epoch: u64) -> Result<Vec<(Vec<u32>, Batch)>> {
     let _span = stage.device.span("batch");
     let slots: BTreeMap<u32, u32> = examples.iter().zip(0..).map(|(&example, slot)| (example, slot)).collect();
     let cut = luthier_data::order::micro_batches(examples, lengths, stage.train.token_budget);
-    cut.iter()
+    cut.into_iter()
         .map(|examples| {
             let slots: Vec<u32> = examples.iter().map(|example| slots[example]).collect();
-            Ok(stage.objective.batch(
-                &stage.data.train.examples,
-                examples,
-                &slots,
-                Draw::Train { seed: stage.seed, epoch },
-            )?)
+            let draw = Draw::Train { seed: stage.seed, epoch };
+            let batch = stage.objective.batch(&stage.data.train.examples, &examples, &slots, draw)?;
+            Ok((examples, batch))
         })
         .collect()
 }
