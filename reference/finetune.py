@@ -7,6 +7,7 @@ text. `--expert` also batches texts of like length. Prints one JSON document at 
 
 tokens_per_second   real tokens (without padding) that went through training, per second from the first step's start to
                     the last one's end; the final evaluation is not in it
+evaluation_seconds   what the scores of a split took, tokenising left out
 seconds_to_first_step   from the start of the process to the end of the first optimiser step
 peak_memory_bytes   the largest resident size of the process, at the end; `_training` before the evaluation
 """
@@ -36,7 +37,7 @@ def parse():
     add("--label", default="label", help="column of the label")
     add("--rows", help="file of row numbers of --train, from 0, one a line: train on these alone")
     add("--dev-fraction", type=float, default=0.0, help="share of --train put aside at random, and scored")
-    add("--method", choices=["full", "lora", "bitfit"], default="full")
+    add("--method", choices=["full", "lora", "bitfit", "top"], default="full")
     add("--rank", type=int, default=8)
     add("--alpha", type=float, default=16)
     add("--on", default="query,value", help="modules that LoRA goes on")
@@ -56,7 +57,7 @@ def parse():
     add("--precision", choices=["f32", "bf16"], default="f32")
     add("--threads", type=int, default=2)
     add("--expert", action="store_true", help="batch texts of like length together")
-    add("--parts", type=int, default=1, help="classify: compute each batch in so many parts of like length, the same step with less padding")
+    add("--parts", type=int, default=1, help="classify: batches in so many parts of like length: as exact, less padded")
     add("--save", help="directory for the result")
     return parser.parse_args()
 
@@ -90,9 +91,19 @@ def split(rows, arguments):
     return rows[held:], rows[:held]
 
 
+def blocks(texts, tokenizer, length):
+    """Texts end to end, cut into sequences of `length` tokens; the last one is shorter."""
+    tokens = [token for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] for token in ids]
+    parts = [tokens[i : i + length - 2] for i in range(0, len(tokens), length - 2)]
+    whole = [[tokenizer.cls_token_id, *part, tokenizer.sep_token_id] for part in parts]
+    return [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in whole]
+
+
 def tokenise(rows, tokenizer, label_ids, arguments):
     """One dictionary per row, as Trainer wants them."""
     texts = [text for text, _, _ in rows]
+    if arguments.objective == "mlm" and arguments.train.endswith(".txt"):
+        return blocks(texts, tokenizer, min(arguments.max_length, tokenizer.model_max_length))
     pairs = [pair for _, pair, _ in rows] if arguments.pair else None
     limit = min(arguments.max_length, tokenizer.model_max_length)
     encoded = tokenizer(texts, pairs, truncation=True, max_length=limit)
@@ -125,6 +136,10 @@ def build(arguments, labels):
         for name, parameter in model.named_parameters():
             pooler = arguments.train_pooler and ".pooler." in name
             parameter.requires_grad = name.endswith(".bias") or name.startswith(head) or pooler
+    elif arguments.method == "top":
+        last = f".layer.{model.config.num_hidden_layers - 1}."
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = last in name or ".pooler." in name or name.startswith(head)
     elif arguments.method == "lora":
         from peft import LoraConfig, get_peft_model
 
@@ -249,12 +264,15 @@ def main():
         "seconds_to_first_step": clock.first - psutil.Process().create_time(),
         "peak_memory_bytes_training": peak_memory(),
         "scores": {},
+        "evaluation_seconds": {},
     }
     for name, rows in [("dev", dev_rows), ("test", test_rows)]:
         if rows:
             transformers.set_seed(arguments.seed)  # the masks of mlm
             items = tokenise(rows, tokenizer, label_ids, arguments)
+            began = time.time()
             result["scores"][name] = scores(trainer, items, arguments.objective)
+            result["evaluation_seconds"][name] = time.time() - began
     result["peak_memory_bytes"] = peak_memory()
     result["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__}
     result["arguments"] = vars(arguments)

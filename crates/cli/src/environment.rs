@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use luthier_train::Instructions;
 
 /// What this process was started with.
 #[derive(Debug)]
@@ -17,9 +16,9 @@ pub(crate) struct Environment {
     pub(crate) colour: bool,
     /// Whether standard error may have colours.
     pub(crate) error_colour: bool,
-    /// The best instruction set to use, instead of the best that is here: `LUTHIER_INSTRUCTIONS`, for trying what other
-    /// processors do. A name that is none is passed over.
-    pub(crate) instructions: Option<Instructions>,
+    /// The name of the best instruction set to use, instead of the best that is here: `LUTHIER_INSTRUCTIONS`, for trying
+    /// what other processors do.
+    pub(crate) instructions: Option<OsString>,
 }
 
 impl Environment {
@@ -29,8 +28,7 @@ impl Environment {
         let plain = get("NO_COLOR").is_some() || get("TERM").is_some_and(|term| term == "dumb");
         let terminal = std::io::stdout().is_terminal();
         let error_colour = !plain && std::io::stderr().is_terminal();
-        let name = get("LUTHIER_INSTRUCTIONS");
-        let instructions = Instructions::ALL.into_iter().find(|here| name.as_ref().is_some_and(|n| n == here.name()));
+        let instructions = get("LUTHIER_INSTRUCTIONS");
         Environment { cache: cache(&get), terminal, colour: terminal && !plain, error_colour, instructions }
     }
 }

@@ -12,6 +12,7 @@ mod screen;
 mod signals;
 mod stream;
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -21,7 +22,7 @@ use clap::Parser;
 
 use args::{Args, Command};
 use environment::Environment;
-use failure::{DONE, exit_code};
+use failure::{DONE, Wrong, exit_code};
 use luthier_train::Instructions;
 use render::paint::Paint;
 use screen::Screen;
@@ -31,9 +32,6 @@ fn main() -> ExitCode {
     fault::install();
     let args = Args::parse();
     let environment = Environment::read();
-    if let Some(most) = environment.instructions {
-        Instructions::limit(most);
-    }
     let screen = Screen::new(args.json, &environment);
     let code = on_threads(&args, || run(&args, &environment, screen, start)).unwrap_or_else(|error| {
         let code = exit_code(&error);
@@ -52,8 +50,22 @@ fn on_threads<R: Send>(args: &Args, f: impl FnOnce() -> Result<R> + Send) -> Res
     rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(f)
 }
 
+/// Limits the instructions to a set that somebody named.
+fn limit(name: &OsStr) -> Result<()> {
+    let Some(most) = Instructions::ALL.into_iter().find(|set| name == set.name()) else {
+        let known = Instructions::ALL.map(Instructions::name).join(", ");
+        let found = name.to_string_lossy();
+        return Err(Wrong(format!("LUTHIER_INSTRUCTIONS is {found:?}, expected one of: {known}")).into());
+    };
+    Instructions::limit(most);
+    Ok(())
+}
+
 /// Runs the command; the exit code of a command that did not fail.
 fn run(args: &Args, environment: &Environment, screen: Screen, start: Instant) -> Result<u8> {
+    if let Some(name) = &environment.instructions {
+        limit(name)?;
+    }
     match &args.command {
         Command::Train(arguments) => return commands::train::train(arguments, environment, screen, start),
         Command::Evaluate(arguments) => commands::evaluate::evaluate(arguments, environment, screen)?,

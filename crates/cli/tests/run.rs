@@ -166,3 +166,55 @@ fn an_interrupted_run_goes_on() {
     assert!(rest.out.contains("stage animals goes on after step "), "{rest:#?}");
     assert!(rest.out.contains("stage animals is done: 400 steps"), "{rest:#?}");
 }
+
+/// What other processors compute is the same but for rounding, in both precisions.
+#[test]
+fn every_set_of_instructions_learns_the_same() {
+    let folder = Folder::new();
+    for precision in ["f32", "bf16"] {
+        let losses = |instructions: &str| -> Vec<f64> {
+            let out = format!("{precision}-{instructions}");
+            let mut command = folder.command(&format!("train recipe.toml --out {out} --json"));
+            command.args(["--set", &format!("stage.animals.train.precision=\"{precision}\"")]);
+            Ran::new(command.env("LUTHIER_INSTRUCTIONS", instructions).output().expect("the program runs")).good();
+            let events = folder.read(&format!("{out}/events.jsonl"));
+            let events = events.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+            events.filter(|event| event["event"] == "step").filter_map(|event| event["loss"].as_f64()).collect()
+        };
+        let expected = losses("portable");
+        assert!(expected.len() > 8);
+        for instructions in ["avx2", "avx512", "avx512bf16"] {
+            for (found, expected) in losses(instructions).iter().zip(&expected) {
+                assert!((found - expected).abs() < 2e-3 * expected, "{instructions}: {found}, not {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn instructions_that_do_not_exist_are_named() {
+    let folder = Folder::new();
+    let mut command = folder.command("plan recipe.toml");
+    let ran = Ran::new(command.env("LUTHIER_INSTRUCTIONS", "avx1024").output().expect("the program runs"));
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.error.contains("\"avx1024\", expected one of: portable, avx2"), "{}", ran.error);
+}
+
+#[test]
+fn a_profile_shows_where_the_time_went() {
+    let folder = Folder::new();
+    let ran = folder.run("train recipe.toml --profile").good();
+    for expected in ["profile of stage animals", "linear, backward", "attention", "all steps", "The ceiling is "] {
+        assert!(ran.out.contains(expected), "{expected}: {}", ran.out);
+    }
+    let events = folder.read("runs/recipe/events.jsonl");
+    let profiled = events.lines().filter(|line| line.contains(r#""event":"profiled""#)).count();
+    assert_eq!(profiled, 2, "one a stage");
+}
+
+#[test]
+fn the_ceiling_is_measured() {
+    let measured = Folder::new().run("bench ceiling --json").good().json();
+    assert!(measured["f32"].as_f64().is_some_and(|rate| rate > 1e8), "{measured}");
+    assert!(measured["bf16"].as_f64().is_some_and(|rate| rate > 1e8), "{measured}");
+}

@@ -275,7 +275,9 @@ impl Session<'_> {
         })?;
         let checkpoints = Checkpoints::new(out, &stage.name);
         let mut state = self.begin(&assembled, &checkpoints, seed, sink)?;
+        let began = (sink.watch.clock)();
         let trunk = stage.train.cache_trunk.then(|| Trunk::compute(&run, &state.params, out)).transpose()?;
+        state.progress.seconds += (sink.watch.clock)() - began;
         run.trunk = trunk.as_ref();
         let ending = train(&run, &mut state, &checkpoints, sink.watch, &mut |event| sink.say(event))?;
         if ending == Ending::Interrupted {
