@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-
 /// What this process was started with.
 #[derive(Debug)]
 pub(crate) struct Environment {

@@ -85,7 +85,7 @@ fn bert_classifies_as_transformers_does() {
 
     let batch = golden.batch();
     let mut cx = bench.cx(Mode::Evaluate);
-    let hidden = bench.network.encode(&batch, &mut cx).unwrap().value().to_vec();
+    let hidden = bench.network.hidden(&batch, bench.network.spec().layers, &mut cx).unwrap().value().to_vec();
     close("the last hidden states", &hidden, golden.floats("hidden"));
     close("the logits", &bench.logits(&batch), golden.floats("logits"));
     ten_steps(&mut bench, &golden, Rate { learning_rate: 1e-3, weight_decay: 0.01 }, &str::to_owned);

@@ -259,22 +259,20 @@ impl Bert {
         cx.join(&layer.feed_forward, &layer.feed_forward_norm, down, &x, p, &keys)
     }
 
-    /// The last hidden states of `rows`, or of every token.
-    fn top(&self, batch: &Batch, rows: Option<&[u32]>, cx: &mut Cx) -> Result<Var, NnError> {
+    /// The last hidden states of `rows`.
+    fn rows(&self, batch: &Batch, rows: &[u32], cx: &mut Cx) -> Result<Var, NnError> {
         let (done, mut x) = match cx.start(batch) {
             Some(start) => start,
             None => (0, self.embedded(batch, cx)?),
         };
         let kept: Vec<usize> = (done..self.layers.len()).filter(|&i| !cx.skips(i)).collect();
-        let last = kept.last().copied();
-        for i in kept {
-            x = self.layer(i, &x, rows.filter(|_| last == Some(i)), batch, cx)?;
+        let Some((&last, below)) = kept.split_last() else {
+            return Ok(cx.tape.select_rows(&x, rows)?);
+        };
+        for &i in below {
+            x = self.layer(i, &x, None, batch, cx)?;
         }
-        match (rows, last) {
-            // No layer is left that could choose them.
-            (Some(rows), None) => Ok(cx.tape.select_rows(&x, rows)?),
-            _ => Ok(x),
-        }
+        self.layer(last, &x, Some(rows), batch, cx)
     }
 }
 
@@ -283,13 +281,9 @@ impl Network for Bert {
         &self.spec
     }
 
-    fn encode(&self, batch: &Batch, cx: &mut Cx) -> Result<Var, NnError> {
-        self.top(batch, None, cx)
-    }
-
     fn hidden(&self, batch: &Batch, layers: usize, cx: &mut Cx) -> Result<Var, NnError> {
         let mut x = self.embedded(batch, cx)?;
-        for i in 0..layers.min(self.layers.len()) {
+        for i in (0..layers.min(self.layers.len())).filter(|&i| !cx.skips(i)).collect::<Vec<_>>() {
             x = self.layer(i, &x, None, batch, cx)?;
         }
         Ok(x)
@@ -299,14 +293,14 @@ impl Network for Bert {
         match &self.head {
             Top::Classify { pooler, classifier } => {
                 let rows = batch.first_rows();
-                let first = self.top(batch, Some(rows), cx)?; // [sequences, width]
+                let first = self.rows(batch, rows, cx)?; // [sequences, width]
                 let pooled = cx.linear(pooler, &first, Some(Activation::Tanh))?;
                 let p = self.config.classifier_dropout.unwrap_or(self.config.hidden_dropout_prob) as f32;
                 let pooled = cx.dropout("pooled", &pooled, p, &batch.keys_of(rows))?;
                 cx.linear(classifier, &pooled, None) // [sequences, labels]
             }
             Top::MaskedLm { transform, norm, .. } => {
-                let masked = self.top(batch, Some(&batch.rows), cx)?; // [rows, width]
+                let masked = self.rows(batch, &batch.rows, cx)?; // [rows, width]
                 let features = cx.linear(transform, &masked, Some(self.activation))?;
                 cx.norm(norm, &features, None)
             }

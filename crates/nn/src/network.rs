@@ -33,10 +33,8 @@ pub trait Network: Send + Sync {
     /// Its sites and parameters.
     fn spec(&self) -> &Spec;
 
-    /// The last hidden states, `[tokens, width]`.
-    fn encode(&self, batch: &Batch, cx: &mut Cx) -> Result<Var>;
-
-    /// The hidden states after the lowest `layers` layers, `[tokens, width]`; after the embeddings for 0.
+    /// The hidden states after the lowest `layers` layers, `[tokens, width]`: after the embeddings for 0, the last ones for
+    /// as many as there are. Layers that a pass leaves out at random are left out here too.
     fn hidden(&self, batch: &Batch, layers: usize, cx: &mut Cx) -> Result<Var>;
 
     /// What the head puts out: logits `[sequences, labels]` of a classifier; for a language model the features

@@ -56,7 +56,7 @@ impl Network for Fixed {
         self.plan.spec()
     }
 
-    fn encode(&self, batch: &Batch, cx: &mut Cx) -> Result<Var, NnError> {
+    fn hidden(&self, batch: &Batch, _: usize, cx: &mut Cx) -> Result<Var, NnError> {
         self.forward(batch, cx)
     }
 

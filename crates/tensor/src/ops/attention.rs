@@ -131,6 +131,16 @@ impl Plan {
         self.width / self.heads
     }
 
+    /// Multiplications and additions of so many products over every query and the keys that it sees.
+    fn operations(&self, products: usize) -> u64 {
+        let lengths = |starts: &[usize], i: usize| starts[i + 1] - starts[i];
+        let pairs = (0..self.keys.len() - 1).map(|i| {
+            let (queries, keys) = (lengths(&self.queries, i), lengths(&self.keys, i));
+            queries * self.prefix_rows + if self.causal { queries * (queries + 1) / 2 } else { queries * keys }
+        });
+        (2 * products * self.width * pairs.sum::<usize>()) as u64
+    }
+
     /// The columns of one head.
     fn stripe<'a>(&self, data: &'a [f32], head: usize) -> Stripe<'a> {
         Stripe { data, width: self.width, column: head * self.size(), size: self.size() }
@@ -197,6 +207,7 @@ impl Tape {
             out: Tensor::zeros(&device, &[0]),
             sums: Tensor::zeros(&device, &[0]),
         };
+        device.count(plan.operations(2));
         let arch = arch();
         let outputs = plan.tiles(&mut out).into_iter();
         let outputs = outputs.zip(tiles(sums.f32_mut(), 2 * plan.heads, 2, &plan.query_bounds)).collect();
@@ -215,6 +226,7 @@ impl Tape {
         Ok(self.record("attention", result, nodes.iter().any(Option::is_some), || {
             (saved.out, saved.sums) = (out, sums);
             move |gradient: Tensor, flow| {
+                flow.device().count(plan.operations(5));
                 let gradients = plan.backward(&saved, &gradient, nodes.map(|node| node.is_some()));
                 let [query, key, value, prefix_key, prefix_value] = gradients;
                 for (to, gradient) in nodes.into_iter().zip([query, key, value]) {

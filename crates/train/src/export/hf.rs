@@ -152,7 +152,7 @@ fn outputs(network: &dyn Network, plan: &Plan, params: &Params) -> Result<Vec<f3
     let device = Device::cpu();
     let mut cx = Cx::new(&device, Precision::F32, plan, params, params, Mode::Evaluate, 0);
     let found = match network.vocabulary() {
-        Some(_) => network.encode(&batch, &mut cx)?,
+        Some(_) => network.hidden(&batch, network.spec().layers, &mut cx)?,
         None => network.forward(&batch, &mut cx)?,
     };
     Ok(found.value().to_vec())

@@ -119,11 +119,11 @@ mod tests {
         fn spec(&self) -> &Spec {
             &self.0
         }
-        fn encode(&self, _: &Batch, cx: &mut Cx) -> Result<Var> {
+        fn hidden(&self, _: &Batch, _: usize, cx: &mut Cx) -> Result<Var> {
             Ok(Var::constant(Tensor::zeros(cx.tape.device(), &[1])))
         }
         fn forward(&self, batch: &Batch, cx: &mut Cx) -> Result<Var> {
-            self.encode(batch, cx)
+            self.hidden(batch, 0, cx)
         }
         fn vocabulary(&self) -> Option<&VocabularyOutput> {
             None

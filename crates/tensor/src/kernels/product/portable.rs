@@ -12,51 +12,36 @@ const ROWS: usize = 4;
 /// # Safety
 /// `a` covers `a.rows` rows of as many words as `panel` has rows, `out` as many rows of outputs.
 pub(super) unsafe fn block(precision: Precision, a: Block, panel: &[u32], out: Out) {
-    for first in (0..a.rows).step_by(ROWS) {
-        let rows = ROWS.min(a.rows - first);
-        let mut sums = [[0.0f32; PANEL]; ROWS];
-        for column in (0..PANEL.min(out.cols)).step_by(COLUMNS) {
-            // SAFETY: the caller's promise; no row goes beyond `a.rows`.
-            let part = unsafe {
-                match rows {
-                    ROWS => tile::<ROWS>(precision, a, first, panel, column),
-                    _ => ragged(precision, a, first, rows, panel, column),
-                }
-            };
-            for (sums, part) in sums.iter_mut().zip(part) {
-                sums[column..column + COLUMNS].copy_from_slice(&part);
-            }
-        }
-        for (r, sums) in sums.iter().enumerate().take(rows) {
-            // SAFETY: the caller's promise.
-            let row = unsafe { std::slice::from_raw_parts_mut(out.data.add((first + r) * out.stride), out.cols) };
-            finish(row, sums, out.start);
-        }
+    let whole = a.rows / ROWS * ROWS;
+    // SAFETY: the caller's promise; no row goes beyond `a.rows`.
+    unsafe {
+        (0..whole).step_by(ROWS).for_each(|first| rows::<ROWS>(precision, a, first, panel, out));
+        (whole..a.rows).for_each(|row| rows::<1>(precision, a, row, panel, out));
     }
 }
 
-/// The last rows of a block, one at a time.
+/// `R` rows of a block by a panel.
 ///
 /// # Safety
-/// As [`block`].
-unsafe fn ragged(
-    precision: Precision,
-    a: Block,
-    first: usize,
-    rows: usize,
-    panel: &[u32],
-    column: usize,
-) -> [[f32; COLUMNS]; ROWS] {
-    let mut sums = [[0.0; COLUMNS]; ROWS];
-    for (r, sums) in sums.iter_mut().enumerate().take(rows) {
+/// As [`block`], and the rows are inside.
+unsafe fn rows<const R: usize>(precision: Precision, a: Block, first: usize, panel: &[u32], out: Out) {
+    let mut sums = [[0.0f32; PANEL]; R];
+    for column in (0..out.cols).step_by(COLUMNS) {
         // SAFETY: the caller's promise.
-        [*sums] = unsafe { tile::<1>(precision, a, first + r, panel, column) };
+        let part = unsafe { tile::<R>(precision, a, first, panel, column) };
+        for (sums, part) in sums.iter_mut().zip(part) {
+            sums[column..column + COLUMNS].copy_from_slice(&part);
+        }
     }
-    sums
+    for (r, sums) in sums.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        let row = unsafe { std::slice::from_raw_parts_mut(out.data.add((first + r) * out.stride), out.cols) };
+        finish(row, sums, out.start);
+    }
 }
 
 /// # Safety
-/// As [`block`].
+/// As [`rows`].
 #[inline(always)]
 unsafe fn tile<const R: usize>(
     precision: Precision,
