@@ -275,6 +275,11 @@ impl Session<'_> {
         })?;
         let checkpoints = Checkpoints::new(out, &stage.name);
         let mut state = self.begin(&assembled, &checkpoints, seed, sink)?;
+        if let (true, Some(layers)) = (stage.train.cache_trunk, run.plan.still_layers()) {
+            let texts = data.train.examples.corpus.len();
+            let text = format!("The lowest {layers} layers stay as they are: computed once for each of {texts} texts.");
+            sink.notice(Level::Info, text)?;
+        }
         let began = (sink.watch.clock)();
         let trunk = stage.train.cache_trunk.then(|| Trunk::compute(&run, &state.params, out)).transpose()?;
         state.progress.seconds += (sink.watch.clock)() - began;
