@@ -37,8 +37,9 @@ fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() {
-                // Environments, build output and what editors leave behind are nobody's text.
-                if !name.starts_with('.') && name != "target" && name != "node_modules" && name != "__pycache__" {
+                // Environments, build output, run directories and what fuzzing found are nobody's text.
+                let made = ["target", "node_modules", "__pycache__", "runs", "corpus"].contains(&name.as_str());
+                if !name.starts_with('.') && !made {
                     waiting.push(path);
                 }
             } else if path.extension().is_some_and(|e| extensions.contains(&e.to_string_lossy().as_ref())) {
