@@ -140,11 +140,6 @@ impl Device {
         let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
         free.entry(data.slice().len() - LINE).or_default().push(data);
     }
-
-    /// Gives all the free buffers back to the system.
-    pub fn release_free_memory(&self) {
-        self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
 }
 
 /// `len` elements, at home in a pool or on their own.

@@ -163,12 +163,6 @@ impl Tensor {
         &self.device
     }
 
-    /// The same elements under another shape.
-    pub fn reshape(&self, shape: &[usize]) -> Result<Tensor> {
-        ensure_shape("reshape", shape.iter().product::<usize>() == self.len(), shape, || format!("{:?}", self.shape))?;
-        Ok(Tensor { shape: shape.into(), storage: self.storage.clone(), device: self.device.clone() })
-    }
-
     /// A copy of the elements, as f32.
     pub fn to_vec(&self) -> Vec<f32> {
         match &self.storage.data {
