@@ -11,13 +11,17 @@ pub struct Rng {
     high: [u32; 2],
 }
 
-const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+/// What Philox multiplies with, and what it adds to its key from round to round.
+pub const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+/// See [`MULTIPLIERS`].
+pub const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+/// Rounds of Philox.
+pub const ROUNDS: usize = 10;
 
 /// Ten rounds of Philox over one counter: four independent 32-bit words.
 #[inline(always)]
 pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    for _ in 0..10 {
+    for _ in 0..ROUNDS {
         let a = u64::from(MULTIPLIERS[0]) * u64::from(counter[0]);
         let b = u64::from(MULTIPLIERS[1]) * u64::from(counter[2]);
         counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
@@ -57,6 +61,12 @@ impl Rng {
         let high = u64::from(self.high[0]) | u64::from(self.high[1]) << 32;
         let b = mix(high, index);
         Rng { key: self.key, high: [b as u32, (b >> 32) as u32] }
+    }
+
+    /// What Philox runs on for this stream: its key, and the upper half of its counter.
+    #[inline(always)]
+    pub fn state(&self) -> ([u32; 2], [u32; 2]) {
+        (self.key, self.high)
     }
 
     /// The `block`-th four words of the stream.

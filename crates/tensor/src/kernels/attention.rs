@@ -2,23 +2,29 @@
 //!
 //! Queries go in blocks, so that a block's scores against all the keys stay in the second-level cache; the backward
 //! pass computes them again instead of reading them back (Dao et al. 2022, "FlashAttention").
-
-use std::ops::Range;
+//!
+//! Scores have a row for every key and a column for every query: sixteen queries stand side by side in a register, so that
+//! the softmax and the random numbers need nothing from a neighbouring lane, and no other matrix must be turned than the
+//! queries and, backward, the gradient of the output.
 
 use luthier_random::Rng;
 use pulp::{Simd, WithSimd};
 
-use crate::kernels::panel::{self, Left, Panels, WIDEST, product};
+use crate::kernels::panel::{Left, Panels, WIDEST, product, whole};
 use crate::kernels::tiles::Tile;
+use crate::kernels::random::{self, LANES};
 use crate::kernels::{math, softmax};
 use crate::ops::dropout::Keep;
 
 /// Queries a block.
 const BLOCK: usize = 64;
-/// Elements of a cache line; scratch memory is cut in multiples of it.
-const LINE: usize = 16;
-/// Random blocks, of eight elements each, that are drawn together, so that the generator vectorises.
-const DRAWS: usize = 16;
+/// The distance between rows of scores. It is not a power of two, so that a column does not fall into one set of the cache.
+const STRIDE: usize = BLOCK + LANES;
+/// Keys whose random numbers are drawn together: a block of the generator.
+const DRAWN: usize = 8;
+
+/// Something of sixteen queries that stand side by side; as long as a cache line.
+type Lanes = [f32; LANES];
 
 /// The columns of one head in a matrix of `[rows, width]`.
 #[derive(Clone, Copy)]
@@ -34,6 +40,46 @@ impl<'a> Stripe<'a> {
     fn row(&self, i: usize) -> &'a [f32] {
         &self.data[i * self.width + self.column..][..self.size]
     }
+
+    /// Has the processor bring rows near before they are wanted: they are too short, and too far apart, for it to foresee
+    /// them. Of a long sequence the first ones; what comes then is fetched while these are worked on.
+    #[inline(always)]
+    pub(crate) fn fetch(&self, first: usize, rows: usize) {
+        for i in first..first + rows.min(BLOCK) {
+            for line in self.row(i).chunks(LANES) {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: a hint, which touches nothing; every x86-64 has it.
+                unsafe {
+                    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                    _mm_prefetch(line.as_ptr().cast(), _MM_HINT_T0);
+                }
+            }
+        }
+    }
+
+    /// Everything from the head's first element of row `i` on.
+    #[inline(always)]
+    fn from(&self, i: usize) -> &'a [f32] {
+        self.data.get(i * self.width + self.column..).unwrap_or(&[])
+    }
+
+    /// `rows` rows from `first` on as a left operand.
+    #[inline(always)]
+    fn left(&self, first: usize, rows: usize) -> Left<'a, false> {
+        Left { data: self.from(first), stride: self.width, rows, depth: self.size }
+    }
+
+    /// The same as a right operand.
+    #[inline(always)]
+    fn right<S: Simd>(&self, first: usize, rows: usize, room: &'a mut [f32]) -> Panels<'a> {
+        Panels::rows::<S>(self.from(first), self.width, rows, self.size, room)
+    }
+
+    /// The transpose of the same as a right operand.
+    #[inline(always)]
+    fn turned<'r, S: Simd>(&self, first: usize, rows: usize, room: &'r mut [f32]) -> Panels<'r> {
+        Panels::turned::<S>(self.from(first), self.width, rows, self.size, room)
+    }
 }
 
 /// Dropout on the probabilities of one head.
@@ -43,6 +89,28 @@ pub(crate) struct Mask<'a> {
     pub(crate) rng: Rng,
     /// One key for every row of the packed stream.
     pub(crate) keys: &'a [u64],
+}
+
+impl Mask<'_> {
+    /// What names the rows of sixteen queries from `first` on.
+    #[inline(always)]
+    fn rows(&self, first: usize) -> [u64; LANES] {
+        std::array::from_fn(|i| self.keys.get(first + i).map_or(0, |key| key << 16))
+    }
+
+    /// The factors of [`DRAWN`] keys from `DRAWN * block` on.
+    #[inline(always)]
+    fn factors<S: Simd>(&self, simd: S, rows: &[u64; LANES], block: usize) -> [Lanes; DRAWN] {
+        let words = random::words(simd, &self.rng, &rows.map(|row| row | block as u64));
+        let mut factors = [[0.0; LANES]; DRAWN];
+        for ([low, high], words) in factors.as_chunks_mut::<2>().0.iter_mut().zip(&words) {
+            let registers = S::as_mut_simd_f32s(low).0.iter_mut().zip(S::as_mut_simd_f32s(high).0);
+            for ((low, high), &words) in registers.zip(S::as_simd_u32s(words).0) {
+                [*low, *high] = self.keep.of_words(simd, words);
+            }
+        }
+        factors
+    }
 }
 
 /// One head of one sequence.
@@ -64,57 +132,15 @@ pub(crate) struct Head<'a> {
     pub(crate) mask: Option<Mask<'a>>,
 }
 
-impl Mask<'_> {
-    /// Random blocks of a row with so many keys.
-    fn blocks(keys: usize) -> usize {
-        keys.div_ceil(8)
-    }
-
-    /// How many rows are drawn together: several short ones, or one long one.
-    fn rows(keys: usize) -> usize {
-        (DRAWS / Mask::blocks(keys).max(1)).max(1)
-    }
-
-    /// Room for the factors that are drawn together, and for reading on to the end of a [`padded`] row.
-    fn room(keys: usize) -> usize {
-        keys.next_multiple_of(8).max(8 * DRAWS) + LINE
-    }
-}
-
-/// Draws the factors of the first `keys` keys for the rows `rows` of the stream; the next row's begin at the next
-/// multiple of eight. It is a function of its own for every processor: inside a pass the compiler does it badly.
-struct Draw<'a> {
-    mask: Mask<'a>,
-    rows: Range<usize>,
-    keys: usize,
-    factors: &'a mut [f32],
-}
-
-impl WithSimd for Draw<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Draw { mask, rows, keys, factors } = self;
-        let blocks = Mask::blocks(keys);
-        let total = rows.len() * blocks;
-        let mut words = [0u32; 4 * DRAWS];
-        let (mut row, mut block) = (rows.start, 0);
-        for (group, factors) in factors[..8 * total].chunks_mut(8 * DRAWS).enumerate() {
-            let mut counters = [0u64; DRAWS];
-            for counter in counters.iter_mut().take(total - group * DRAWS) {
-                *counter = mask.keys[row] << 16 | block as u64;
-                block += 1;
-                if block == blocks {
-                    (row, block) = (row + 1, 0);
-                }
-            }
-            for (words, counter) in words.chunks_exact_mut(4).zip(counters) {
-                words.copy_from_slice(&mask.rng.words(counter).map(u32::to_le));
-            }
-            mask.keep.scales(&words, factors);
-        }
-    }
+/// Neighbouring keys of a sequence: what precedes it, or its own.
+#[derive(Clone, Copy)]
+struct Keys<'a> {
+    key: Stripe<'a>,
+    value: Stripe<'a>,
+    /// The first one's row in the stripes, and in the scores.
+    row: usize,
+    place: usize,
+    count: usize,
 }
 
 impl<'a> Head<'a> {
@@ -122,30 +148,81 @@ impl<'a> Head<'a> {
         self.prefix_rows + self.key_len
     }
 
+    /// Has the processor bring the sequence's rows near.
+    #[inline(always)]
+    pub(crate) fn fetch(&self) {
+        self.query.fetch(self.start, self.len);
+        self.key.fetch(self.key_start, self.key_len);
+        self.value.fetch(self.key_start, self.key_len);
+    }
+
     fn scale(&self) -> f32 {
         1.0 / (self.query.size as f32).sqrt()
-    }
-
-    #[inline(always)]
-    fn key_row(&self, j: usize) -> &'a [f32] {
-        match self.prefix {
-            Some((key, _)) if j < self.prefix_rows => key.row(j),
-            _ => self.key.row(self.key_start + j - self.prefix_rows),
-        }
-    }
-
-    #[inline(always)]
-    fn value_row(&self, j: usize) -> &'a [f32] {
-        match self.prefix {
-            Some((_, value)) if j < self.prefix_rows => value.row(j),
-            _ => self.value.row(self.key_start + j - self.prefix_rows),
-        }
     }
 
     /// How many keys query `i` sees.
     #[inline(always)]
     fn seen(&self, i: usize) -> usize {
         if self.causal { self.prefix_rows + i + 1 } else { self.keys() }
+    }
+
+    /// The first `seen` keys, by where they lie.
+    #[inline(always)]
+    fn parts(&self, seen: usize) -> impl Iterator<Item = Keys<'a>> + use<'a> {
+        let own = Keys {
+            key: self.key,
+            value: self.value,
+            row: self.key_start,
+            place: self.prefix_rows,
+            count: seen - self.prefix_rows,
+        };
+        let prefix =
+            self.prefix.map(|(key, value)| Keys { key, value, row: 0, place: 0, count: self.prefix_rows });
+        prefix.into_iter().chain([own])
+    }
+
+    /// The products of the first `seen` keys, or of their values, with what `right` holds of a block's queries.
+    #[inline(always)]
+    fn scores<S: Simd>(
+        &self,
+        simd: S,
+        out: &mut [f32],
+        seen: usize,
+        right: Panels,
+        stripe: impl Fn(&Keys<'a>) -> Stripe<'a>,
+    ) {
+        for part in self.parts(seen) {
+            let left = stripe(&part).left(part.row, part.count);
+            product(simd, &mut out[part.place * STRIDE..], STRIDE, false, left, right);
+        }
+    }
+
+    /// The sums over the first `seen` keys, or over their values, weighted for every query of a block by its column.
+    #[inline(always)]
+    fn sums<S: Simd>(
+        &self,
+        simd: S,
+        out: &mut [f32],
+        (weights, rows, seen): (&[f32], usize, usize),
+        room: &mut [f32],
+        stripe: impl Fn(&Keys<'a>) -> Stripe<'a>,
+    ) {
+        let wide = whole::<S>(self.query.size);
+        for (i, part) in self.parts(seen).enumerate() {
+            let left = Left::<true> { data: &weights[part.place * STRIDE..], stride: STRIDE, rows, depth: part.count };
+            product(simd, out, wide, i > 0, left, stripe(&part).right::<S>(part.row, part.count, room));
+        }
+    }
+
+    /// Puts the scores of what a query does not see out of the race. `first` is the block's first query.
+    #[inline(always)]
+    fn hide(&self, scores: &mut [f32], first: usize, rows: usize) {
+        if self.causal {
+            let own = &mut scores[(self.prefix_rows + first) * STRIDE..];
+            for (hidden, row) in own.chunks_mut(STRIDE).take(rows).enumerate() {
+                row[..hidden].fill(f32::NEG_INFINITY);
+            }
+        }
     }
 }
 
@@ -154,12 +231,12 @@ struct Arena<'a>(&'a mut [f32]);
 
 impl<'a> Arena<'a> {
     fn new(memory: &'a mut [f32]) -> Arena<'a> {
-        let skip = memory.as_ptr().align_offset(4 * LINE).min(LINE - 1);
+        let skip = memory.as_ptr().align_offset(4 * LANES).min(LANES - 1);
         Arena(&mut memory[skip..])
     }
 
     fn take(&mut self, n: usize) -> &'a mut [f32] {
-        let (part, rest) = std::mem::take(&mut self.0).split_at_mut(n.next_multiple_of(LINE));
+        let (part, rest) = std::mem::take(&mut self.0).split_at_mut(n.next_multiple_of(LANES));
         self.0 = rest;
         &mut part[..n]
     }
@@ -167,31 +244,71 @@ impl<'a> Arena<'a> {
 
 /// How much scratch memory a sequence with that many keys (prefix included) needs, for heads of `size` columns.
 pub(crate) fn scratch(keys: usize, size: usize, backward: bool) -> usize {
-    let (keys, size) = (keys.next_multiple_of(WIDEST), size.next_multiple_of(WIDEST));
-    let (whole, block, scores) = (keys * size, BLOCK * size, BLOCK * (keys + LINE));
-    let parts = if backward { 5 * whole + 5 * block + 2 * scores } else { 2 * whole + 2 * block + scores };
-    parts + Mask::room(keys) + 16 * LINE
+    let (scores, size) = (keys * STRIDE, size.next_multiple_of(WIDEST));
+    let (whole, block) = (keys * size, BLOCK * size);
+    let parts = if backward { 2 * scores + 3 * whole + 5 * block } else { scores + whole + 2 * block };
+    parts + 16 * LANES
 }
 
-/// The distance between rows of scores: whole panels, and room for [`padded`] rows. It is not a power of two, so that a
-/// column does not fall into one set of the cache.
+/// The part of the rows of scores that belongs to sixteen queries.
 #[inline(always)]
-fn score_stride<S: Simd>(keys: usize) -> usize {
-    keys.next_multiple_of(panel::columns::<S>()).next_multiple_of(LINE) + LINE
+fn lanes(rows: &mut [f32], keys: usize) -> impl Iterator<Item = &mut Lanes> {
+    rows.chunks_mut(STRIDE).take(keys).filter_map(|row| row.first_chunk_mut())
 }
 
-/// Loops over a row of scores run to here, so that nothing is left over for a slow end; what lies behind the row's own
-/// elements is never read.
-#[inline(always)]
-fn padded(keys: usize) -> usize {
-    keys.next_multiple_of(LINE)
+/// Turns the scores of sixteen queries into exponentials of their distance to the largest, times the factors of dropout.
+/// Returns the largest, scaled, and the sums before dropout. It is a function of its own for every processor: inside a
+/// pass the compiler does it badly.
+struct Exponentials<'a> {
+    scores: &'a mut [f32],
+    keys: usize,
+    scale: f32,
+    mask: Option<Mask<'a>>,
+    /// The row of the first query.
+    first: usize,
 }
 
-/// Copies a block of rows, each multiplied by `factor`.
-#[inline(always)]
-fn copy_rows(out: &mut [f32], from: Stripe, rows: Range<usize>, factor: f32) {
-    for (row, i) in out.chunks_exact_mut(from.size).zip(rows) {
-        row.iter_mut().zip(from.row(i)).for_each(|(y, x)| *y = factor * x);
+impl WithSimd for Exponentials<'_> {
+    type Output = (Lanes, Lanes);
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> (Lanes, Lanes) {
+        let Exponentials { scores, keys, scale, mask, first } = self;
+        let mut largest = [f32::NEG_INFINITY; LANES];
+        for row in lanes(scores, keys) {
+            for i in 0..LANES {
+                largest[i] = softmax::larger(largest[i], row[i]);
+            }
+        }
+        let largest = largest.map(|x| x * scale);
+        let rows = mask.map(|mask| mask.rows(first));
+        let mut totals = [0.0; LANES];
+        for (block, scores) in scores[..].chunks_mut(DRAWN * STRIDE).take(keys.div_ceil(DRAWN)).enumerate() {
+            let here = DRAWN.min(keys - block * DRAWN);
+            // The sums of eight keys are added up on their own, so that long sums stay exact.
+            let mut part = [0.0; LANES];
+            if let (Some(mask), Some(rows)) = (mask, &rows) {
+                let factors = mask.factors(simd, rows, block);
+                for (row, factors) in lanes(scores, here).zip(&factors) {
+                    for i in 0..LANES {
+                        let x = math::exp(row[i].mul_add(scale, -largest[i]));
+                        part[i] += x;
+                        row[i] = x * factors[i];
+                    }
+                }
+            } else {
+                for row in lanes(scores, here) {
+                    for i in 0..LANES {
+                        row[i] = math::exp(row[i].mul_add(scale, -largest[i]));
+                        part[i] += row[i];
+                    }
+                }
+            }
+            for i in 0..LANES {
+                totals[i] += part[i];
+            }
+        }
+        (largest, totals)
     }
 }
 
@@ -212,56 +329,41 @@ impl WithSimd for Forward<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Forward { head, out, sums, first, scratch } = self;
-        let (size, keys) = (head.query.size, head.keys());
-        let wide = size.next_multiple_of(panel::columns::<S>());
-        let stride = score_stride::<S>(keys);
+        let (size, keys, scale) = (head.query.size, head.keys(), head.scale());
+        let wide = whole::<S>(size);
         let mut arena = Arena::new(scratch);
-        let key = panel::pack_transposed::<S>(arena.take(keys.next_multiple_of(WIDEST) * size), keys, size, |j| {
-            head.key_row(j)
-        });
-        let value = panel::pack::<S>(arena.take(keys * wide), keys, size, |j| head.value_row(j));
-        let query = arena.take(BLOCK * size);
-        let scores = arena.take(BLOCK * stride);
+        let scores = arena.take(keys * STRIDE);
+        let copy = arena.take(keys * wide);
+        let turned = arena.take(BLOCK * size);
         let sum = arena.take(BLOCK * wide);
-        let factors = arena.take(Mask::room(keys));
         for block in (0..head.len).step_by(BLOCK) {
             let rows = BLOCK.min(head.len - block);
             let seen = head.seen(block + rows - 1);
-            copy_rows(query, head.query, head.start + block..head.start + block + rows, head.scale());
-            let left = Left::<false> { data: query, stride: size, rows, depth: size };
-            product(simd, scores, stride, false, left, first_columns::<S>(key, seen));
-            let together = Mask::rows(seen);
-            for r in 0..rows {
-                let row = &mut scores[r * stride..][..padded(seen)];
-                row[head.seen(block + r)..].fill(f32::NEG_INFINITY);
-                let largest = softmax::max(row);
-                let total = softmax::exponentials(row, largest);
-                sums.row(first + block + r).copy_from_slice(&[largest, 1.0 / total]);
-                if let Some(mask) = head.mask {
-                    let start = head.start + block + r;
-                    if r % together == 0 {
-                        let rows = start..start + together.min(rows - r);
-                        simd.vectorize(Draw { mask, rows, keys: seen, factors });
-                    }
-                    let factors = &factors[r % together * seen.next_multiple_of(8)..];
-                    row[..seen].iter_mut().zip(factors).for_each(|(p, factor)| *p *= factor);
+            let start = head.start + block;
+            let queries = head.query.turned::<S>(start, rows, turned);
+            head.scores(simd, scores, seen, queries, |part| part.key);
+            head.hide(scores, block, rows);
+            for lane in (0..rows).step_by(LANES) {
+                let scores = &mut scores[lane..];
+                let pass = Exponentials { scores, keys: seen, scale, mask: head.mask, first: start + lane };
+                let (largest, totals) = simd.vectorize(pass);
+                for i in 0..LANES.min(rows - lane) {
+                    sums.row(first + block + lane + i).copy_from_slice(&[largest[i], 1.0 / totals[i]]);
                 }
             }
-            let left = Left::<false> { data: scores, stride, rows, depth: seen };
-            product(simd, sum, wide, false, left, value);
-            for r in 0..rows {
+            head.sums(simd, sum, (scores, rows, seen), copy, |part| part.value);
+            for (r, sum) in sum.chunks_exact(wide).take(rows).enumerate() {
                 let factor = sums.row(first + block + r)[1];
-                let out = out.row(first + block + r);
-                out.iter_mut().zip(&sum[r * wide..]).for_each(|(y, x)| *y = factor * x);
+                put(out.row(first + block + r), sum, factor);
             }
         }
     }
 }
 
-/// The panels that hold the first `columns` columns.
+/// Writes a row of sums, times a factor. (A plain copy would become a call, which takes longer than so short a row.)
 #[inline(always)]
-fn first_columns<S: Simd>(panels: Panels, columns: usize) -> Panels {
-    Panels { count: columns.div_ceil(panel::columns::<S>()), ..panels }
+fn put(row: &mut [f32], sums: &[f32], factor: f32) {
+    row.iter_mut().zip(sums).for_each(|(y, x)| *y = factor * x);
 }
 
 /// Where gradients go, each only if wanted: the head's columns of the rows of the sequence.
@@ -272,6 +374,60 @@ pub(crate) struct Gradients<'t> {
     /// For the prefix: added to unless `fresh`.
     pub(crate) prefix_key: Option<Tile<'t>>,
     pub(crate) prefix_value: Option<Tile<'t>>,
+}
+
+/// Turns the scores of sixteen queries into probabilities after dropout, and the slopes of those into the slopes of the
+/// scores. A function of its own, as [`Exponentials`].
+struct Probabilities<'a> {
+    scores: &'a mut [f32],
+    /// Empty where they are not wanted.
+    slopes: &'a mut [f32],
+    keys: usize,
+    scale: f32,
+    mask: Option<Mask<'a>>,
+    /// The row of the first query.
+    first: usize,
+    /// The largest scores, scaled, and one over the sums of exponentials.
+    largest: Lanes,
+    inverse: Lanes,
+    /// The gradient of the output times the output: what the softmax takes off every slope.
+    offset: Lanes,
+}
+
+impl WithSimd for Probabilities<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Probabilities { scores, slopes, keys, scale, mask, first, largest, inverse, offset } = self;
+        let rows = mask.map(|mask| mask.rows(first));
+        let mut slopes = lanes(slopes, keys);
+        for (block, scores) in scores.chunks_mut(DRAWN * STRIDE).take(keys.div_ceil(DRAWN)).enumerate() {
+            let here = DRAWN.min(keys - block * DRAWN);
+            let factors = match (mask, &rows) {
+                (Some(mask), Some(rows)) => mask.factors(simd, rows, block),
+                _ => [[1.0; LANES]; DRAWN],
+            };
+            for (scores, factors) in lanes(scores, here).zip(&factors) {
+                // Values of their own, not places that might overlap, are what the compiler keeps in registers.
+                let mut probabilities = *scores;
+                for i in 0..LANES {
+                    probabilities[i] = math::exp(probabilities[i].mul_add(scale, -largest[i])) * inverse[i];
+                }
+                *scores = probabilities;
+                for i in 0..LANES {
+                    scores[i] *= factors[i];
+                }
+                if let Some(slopes) = slopes.next() {
+                    let mut slope = *slopes;
+                    for i in 0..LANES {
+                        slope[i] = probabilities[i] * slope[i].mul_add(factors[i], -offset[i]);
+                    }
+                    *slopes = slope;
+                }
+            }
+        }
+    }
 }
 
 /// The backward pass.
@@ -296,154 +452,79 @@ impl WithSimd for Backward<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Backward { head, out, sums, gradient, gradients, first, first_key, fresh, scratch } = self;
-        let (size, keys) = (head.query.size, head.keys());
-        let wide = size.next_multiple_of(panel::columns::<S>());
-        let stride = score_stride::<S>(keys);
+        let (size, keys, scale) = (head.query.size, head.keys(), head.scale());
+        let wide = whole::<S>(size);
         let want_query = gradients.query.is_some();
         let want_key = gradients.key.is_some() || gradients.prefix_key.is_some();
         let want_value = gradients.value.is_some() || gradients.prefix_value.is_some();
-        let want_scores = want_query || want_key;
+        let want_slopes = want_query || want_key;
 
         let mut arena = Arena::new(scratch);
-        let across = keys.next_multiple_of(WIDEST) * size;
-        let key_across = panel::pack_transposed::<S>(arena.take(across), keys, size, |j| head.key_row(j));
-        let value_across =
-            want_scores.then(|| panel::pack_transposed::<S>(arena.take(across), keys, size, |j| head.value_row(j)));
-        let key = want_query.then(|| panel::pack::<S>(arena.take(keys * wide), keys, size, |j| head.key_row(j)));
+        let scores = arena.take(keys * STRIDE);
+        let slopes = arena.take(if want_slopes { keys * STRIDE } else { 0 });
+        let copy = arena.take(keys.max(BLOCK) * wide);
         let mut key_sum = want_key.then(|| arena.take(keys * wide));
         let mut value_sum = want_value.then(|| arena.take(keys * wide));
+        let turned = arena.take(BLOCK * size);
+        let sum = arena.take(BLOCK * wide);
+        // Causal blocks do not see all the keys, and one block alone need not be added to anything.
+        let add = head.len > BLOCK;
         for sum in [&mut key_sum, &mut value_sum].into_iter().flatten() {
             sum.fill(0.0);
         }
-        let (query, upstream) = (arena.take(BLOCK * size), arena.take(BLOCK * size));
-        let (query_packed, upstream_packed) = (arena.take(BLOCK * wide), arena.take(BLOCK * wide));
-        let (kept, slopes) = (arena.take(BLOCK * stride), arena.take(BLOCK * stride));
-        let query_sum = arena.take(BLOCK * wide);
-        let factors = arena.take(Mask::room(keys));
-
         for block in (0..head.len).step_by(BLOCK) {
             let rows = BLOCK.min(head.len - block);
             let seen = head.seen(block + rows - 1);
-            let range = head.start + block..head.start + block + rows;
-            copy_rows(query, head.query, range.clone(), head.scale());
-            let left = Left::<false> { data: query, stride: size, rows, depth: size };
-            product(simd, kept, stride, false, left, first_columns::<S>(key_across, seen));
-            copy_rows(upstream, gradient, range.clone(), 1.0);
-            if let Some(value_across) = value_across {
-                let left = Left::<false> { data: upstream, stride: size, rows, depth: size };
-                product(simd, slopes, stride, false, left, first_columns::<S>(value_across, seen));
+            let start = head.start + block;
+            let queries = head.query.turned::<S>(start, rows, turned);
+            head.scores(simd, scores, seen, queries, |part| part.key);
+            head.hide(scores, block, rows);
+            if want_slopes {
+                let upstream = gradient.turned::<S>(start, rows, turned);
+                head.scores(simd, slopes, seen, upstream, |part| part.value);
             }
-            let together = Mask::rows(seen);
-            for (r, i) in range.enumerate() {
-                let offset = softmax::dot(&upstream[r * size..][..size], out.row(i));
-                let (kept, slopes) = (&mut kept[r * stride..], &mut slopes[r * stride..]);
-                let limit = head.seen(block + r);
-                let factors = head.mask.map(|mask| {
-                    if r % together == 0 {
-                        let rows = i..i + together.min(rows - r);
-                        simd.vectorize(Draw { mask, rows, keys: seen, factors });
-                    }
-                    &factors[r % together * seen.next_multiple_of(8)..][..padded(limit)]
-                });
-                let row = Row { largest: sums.row(i)[0], factor: sums.row(i)[1], offset };
-                row.probabilities(&mut kept[..padded(limit)], &mut slopes[..padded(limit)], factors, want_scores);
-                if limit < seen {
-                    kept[limit..seen].fill(0.0);
-                    slopes[limit..seen].fill(0.0);
+            for lane in (0..rows).step_by(LANES) {
+                let (mut largest, mut inverse, mut offset) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+                for (i, row) in (start + lane..start + rows).enumerate().take(LANES) {
+                    (largest[i], inverse[i]) = (sums.row(row)[0], sums.row(row)[1]);
+                    offset[i] = softmax::dot(gradient.row(row), out.row(row));
                 }
+                let (scores, slopes) = (&mut scores[lane..], slopes.get_mut(lane..).unwrap_or_default());
+                let (keys, mask, first) = (seen, head.mask, start + lane);
+                simd.vectorize(Probabilities { scores, slopes, keys, scale, mask, first, largest, inverse, offset });
             }
+            let by_key = |data| Left::<false> { data, stride: STRIDE, rows: seen, depth: rows };
             if let Some(sum) = &mut value_sum {
-                let right = panel::pack::<S>(upstream_packed, rows, size, |r| &upstream[r * size..]);
-                let left = Left::<true> { data: kept, stride, rows: seen, depth: rows };
-                product(simd, sum, wide, true, left, right);
+                product(simd, sum, wide, add, by_key(scores), gradient.right::<S>(start, rows, copy));
             }
             if let Some(sum) = &mut key_sum {
-                let right = panel::pack::<S>(query_packed, rows, size, |r| &query[r * size..]);
-                let left = Left::<true> { data: slopes, stride, rows: seen, depth: rows };
-                product(simd, sum, wide, true, left, right);
+                product(simd, sum, wide, add, by_key(slopes), head.query.right::<S>(start, rows, copy));
             }
-            if let (Some(key), Some(tile)) = (key, &mut gradients.query) {
-                let left = Left::<false> { data: slopes, stride, rows, depth: seen };
-                product(simd, query_sum, wide, false, left, key);
-                for (r, sum) in query_sum.chunks_exact(wide).take(rows).enumerate() {
-                    let target = tile.row(first + block + r);
-                    target.iter_mut().zip(sum).for_each(|(y, x)| *y = head.scale() * x);
+            if let Some(tile) = &mut gradients.query {
+                head.sums(simd, sum, (slopes, rows, seen), copy, |part| part.key);
+                for (r, sum) in sum.chunks_exact(wide).take(rows).enumerate() {
+                    put(tile.row(first + block + r), sum, scale);
                 }
             }
         }
-        for (sum, own, prefix) in [
-            (key_sum, &mut gradients.key, &mut gradients.prefix_key),
-            (value_sum, &mut gradients.value, &mut gradients.prefix_value),
+        for (sum, factor, own, prefix) in [
+            (key_sum, scale, &mut gradients.key, &mut gradients.prefix_key),
+            (value_sum, 1.0, &mut gradients.value, &mut gradients.prefix_value),
         ] {
             let Some(sum) = sum else { continue };
             let (front, back) = sum.split_at(head.prefix_rows * wide);
             if let Some(tile) = own {
                 for (i, sum) in back.chunks_exact(wide).enumerate() {
-                    tile.row(first_key + i).copy_from_slice(&sum[..size]);
+                    put(tile.row(first_key + i), sum, factor);
                 }
             }
             if let Some(tile) = prefix {
                 for (i, sum) in front.chunks_exact(wide).enumerate() {
                     let row = tile.row(i);
                     if fresh {
-                        row.copy_from_slice(&sum[..size]);
+                        put(row, sum, factor);
                     } else {
-                        row.iter_mut().zip(sum).for_each(|(y, x)| *y += x);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// What the backward pass knows of one query.
-struct Row {
-    largest: f32,
-    factor: f32,
-    /// The output's gradient times the output: what the softmax takes off every slope.
-    offset: f32,
-}
-
-impl Row {
-    #[inline(always)]
-    fn probability(&self, score: f32) -> f32 {
-        math::exp(score - self.largest) * self.factor
-    }
-
-    /// Turns scores into probabilities after dropout, and the slopes of those into the slopes of the scores.
-    #[inline(always)]
-    fn probabilities(&self, scores: &mut [f32], slopes: &mut [f32], factors: Option<&[f32]>, want_slopes: bool) {
-        let (scores, _) = scores.as_chunks_mut::<LINE>();
-        let (slopes, _) = slopes.as_chunks_mut::<LINE>();
-        match factors {
-            None if want_slopes => {
-                for (scores, slopes) in scores.iter_mut().zip(slopes) {
-                    for (x, slope) in scores.iter_mut().zip(slopes) {
-                        *x = self.probability(*x);
-                        *slope = *x * (*slope - self.offset);
-                    }
-                }
-            }
-            None => {
-                for scores in scores {
-                    for x in scores {
-                        *x = self.probability(*x);
-                    }
-                }
-            }
-            Some(factors) if want_slopes => {
-                for ((scores, slopes), factors) in scores.iter_mut().zip(slopes).zip(factors.as_chunks::<LINE>().0) {
-                    for ((x, slope), factor) in scores.iter_mut().zip(slopes).zip(factors) {
-                        let probability = self.probability(*x);
-                        *x = probability * factor;
-                        *slope = probability * (*slope * factor - self.offset);
-                    }
-                }
-            }
-            Some(factors) => {
-                for (scores, factors) in scores.iter_mut().zip(factors.as_chunks::<LINE>().0) {
-                    for (x, factor) in scores.iter_mut().zip(factors) {
-                        *x = self.probability(*x) * factor;
+                        row.iter_mut().zip(sum).for_each(|(y, x)| *y += factor * x);
                     }
                 }
             }

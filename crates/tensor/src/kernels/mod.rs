@@ -7,5 +7,6 @@ pub(crate) mod math;
 pub(crate) mod panel;
 pub(crate) mod parallel;
 pub(crate) mod product;
+pub(crate) mod random;
 pub(crate) mod softmax;
 pub(crate) mod tiles;

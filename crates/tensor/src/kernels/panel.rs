@@ -1,7 +1,7 @@
-//! Small products of matrices that are in cache already, for callers that pack the right-hand one themselves.
+//! Small products of matrices that are in cache already, for callers that prepare the right-hand one themselves.
 //!
-//! A general product spends more on a small matrix than the arithmetic takes. Here the right-hand matrix lies in panels
-//! of `PANEL * lanes` columns, each with its rows one after the other, so that the inner loop reads memory in order.
+//! A general product spends more on a small matrix than the arithmetic takes. Here the right-hand matrix is read in panels
+//! of `PANEL * lanes` columns: where it lies if it is cut into whole registers, or from a copy.
 
 use pulp::{Simd, WithSimd};
 
@@ -12,8 +12,6 @@ use crate::tape::Precision;
 
 /// The columns of the widest panel.
 pub(crate) const WIDEST: usize = 32;
-/// What stands for rows that lack to a whole panel.
-static NOTHING: [f32; 256] = [0.0; 256];
 
 /// Vectors in a row of a panel.
 const PANEL: usize = 2;
@@ -28,82 +26,79 @@ pub(crate) fn columns<S: Simd>() -> usize {
     PANEL * S::F32_LANES
 }
 
-/// A right-hand matrix: panels that start `stride` elements apart.
+/// Columns as whole registers.
+#[inline(always)]
+pub(crate) fn whole<S: Simd>(columns: usize) -> usize {
+    columns.next_multiple_of(S::F32_LANES)
+}
+
+/// A right-hand matrix: panels that start `stride` elements apart, their rows `row` apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Panels<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) stride: usize,
-    pub(crate) count: usize,
+    data: &'a [f32],
+    stride: usize,
+    row: usize,
+    /// Columns, whole registers; the last panel may have one only.
+    width: usize,
 }
 
-/// Packs a matrix whose rows are given; what lacks to a whole number of panels is zero.
-#[inline(always)]
-pub(crate) fn pack<'a, 'r, S: Simd>(
-    out: &'a mut [f32],
-    rows: usize,
-    width: usize,
-    row: impl Fn(usize) -> &'r [f32],
-) -> Panels<'a> {
-    let columns = columns::<S>();
-    let count = width.div_ceil(columns);
-    let stride = rows * columns;
-    let out = &mut out[..count * stride];
-    for i in 0..rows {
-        for (panel, part) in row(i)[..width].chunks(columns).enumerate() {
-            let target = &mut out[panel * stride + i * columns..][..columns];
-            if part.len() == columns {
-                target.copy_from_slice(part);
-            } else {
-                target[..part.len()].copy_from_slice(part);
-                target[part.len()..].fill(0.0);
-            }
+impl<'a> Panels<'a> {
+    /// A matrix of `rows` rows of `width` columns, of which the first is given and each begins `stride` after the one
+    /// before: read where it lies if its columns are whole registers, and from a copy in `room` if not.
+    #[inline(always)]
+    pub(crate) fn rows<S: Simd>(data: &'a [f32], stride: usize, rows: usize, width: usize, room: &'a mut [f32]) -> Self {
+        let wide = whole::<S>(width);
+        if wide == width {
+            return Panels { data, stride: columns::<S>(), row: stride, width };
         }
+        let room = &mut room[..rows * wide];
+        for (target, row) in room.chunks_exact_mut(wide.max(1)).zip(data.chunks(stride)) {
+            target[..width].copy_from_slice(&row[..width]);
+            target[width..].fill(0.0);
+        }
+        Panels { data: room, stride: columns::<S>(), row: wide, width: wide }
     }
-    Panels { data: out, stride, count }
-}
 
-/// Packs the transpose of a matrix whose rows are given.
-#[inline(always)]
-pub(crate) fn pack_transposed<'a, 'r, S: Simd>(
-    out: &'a mut [f32],
-    rows: usize,
-    width: usize,
-    row: impl Fn(usize) -> &'r [f32],
-) -> Panels<'a> {
-    let columns = columns::<S>();
-    let count = rows.div_ceil(columns);
-    let stride = width * columns;
-    let out = &mut out[..count * stride];
-    if let Some(last) = out.len().checked_sub(stride) {
-        out[last..].fill(0.0);
-    }
-    for (i, panel) in (0..rows).step_by(columns.max(1)).zip(out.chunks_exact_mut(stride.max(1))) {
-        let done = turn_panel(panel, columns, width, rows - i, |column| row(i + column));
-        for column in 0..columns.min(rows - i) {
-            let source = &row(i + column)[done..width];
-            for (target, x) in panel[done * columns..].chunks_exact_mut(columns).zip(source) {
-                target[column] = *x;
+    /// The transpose of a matrix of `rows` rows of `width` columns, which lies as for [`Panels::rows`], in `room`; what lacks
+    /// to whole registers is zero.
+    #[inline(always)]
+    pub(crate) fn turned<S: Simd>(
+        data: &[f32],
+        stride: usize,
+        rows: usize,
+        width: usize,
+        room: &'a mut [f32],
+    ) -> Panels<'a> {
+        let columns = columns::<S>();
+        let size = width * columns;
+        let room = &mut room[..rows.div_ceil(columns) * size];
+        for (first, panel) in (0..rows).step_by(columns).zip(room.chunks_exact_mut(size.max(1))) {
+            let count = columns.min(rows - first);
+            let data = &data[first * stride..];
+            let done = turn_panel(panel, columns, data, (stride, width), count);
+            if done == width {
+                continue;
+            }
+            let panel = &mut panel[done * columns..];
+            panel.fill(0.0);
+            for (column, row) in data.chunks(stride).enumerate().take(count) {
+                for (target, x) in panel.chunks_exact_mut(columns).zip(&row[done..width]) {
+                    target[column] = *x;
+                }
             }
         }
+        Panels { data: room, stride: size, row: columns, width: whole::<S>(rows) }
     }
-    Panels { data: out, stride, count }
 }
 
 /// The front of a panel of a transpose by the processor's own way to turn a matrix, if it has one and the panel is of the
 /// width that it is made for; returns the depth that is done.
 #[inline(always)]
-fn turn_panel<'r>(
-    panel: &mut [f32],
-    columns: usize,
-    width: usize,
-    rows: usize,
-    row: impl Fn(usize) -> &'r [f32],
-) -> usize {
+fn turn_panel(panel: &mut [f32], columns: usize, data: &[f32], extents: (usize, usize), count: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if columns == WIDEST && width <= NOTHING.len() && Instructions::current() >= Instructions::Avx512 {
-        let columns = std::array::from_fn(|i| if i < rows { &row(i)[..width] } else { &NOTHING[..width] });
+    if columns == WIDEST && Instructions::current() >= Instructions::Avx512 {
         // SAFETY: AVX-512 is here.
-        return unsafe { turned_panel(bytemuck::cast_slice_mut(panel), columns, Precision::F32) };
+        return unsafe { turned_panel(bytemuck::cast_slice_mut(panel), data, extents, count, Precision::F32) };
     }
     0
 }
@@ -118,7 +113,7 @@ pub(crate) struct Left<'a, const BY_COLUMNS: bool> {
 }
 
 /// `out = left right`, or `out += left right` with `add`. The rows of `out` are `out_stride` apart and are written up
-/// to the end of the last panel.
+/// to the end of the last register.
 #[inline(always)]
 pub(crate) fn product<S: Simd, const BY_COLUMNS: bool>(
     simd: S,
@@ -144,90 +139,83 @@ impl<const BY_COLUMNS: bool> WithSimd for Product<'_, BY_COLUMNS> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Product { out, out_stride, add, left, right } = self;
-        let rows = (0..left.rows).step_by(ROWS);
-        if left.rows * left.depth <= NEAR {
-            for panel in 0..right.count {
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let rows = (0..self.left.rows).step_by(ROWS);
+        let panels = 0..self.right.width.div_ceil(columns::<S>());
+        if self.left.rows * self.left.depth <= NEAR {
+            for panel in panels {
                 for row in rows.clone() {
-                    strip(simd, out, out_stride, add, left, right, row, panel);
+                    self.strip(simd, row, panel);
                 }
             }
         } else {
             for row in rows {
-                for panel in 0..right.count {
-                    strip(simd, out, out_stride, add, left, right, row, panel);
+                for panel in panels.clone() {
+                    self.strip(simd, row, panel);
                 }
             }
         }
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "one tile of a product, called from two loop orders")]
-#[inline(always)]
-fn strip<S: Simd, const BY_COLUMNS: bool>(
-    simd: S,
-    out: &mut [f32],
-    stride: usize,
-    add: bool,
-    left: Left<BY_COLUMNS>,
-    right: Panels,
-    row: usize,
-    panel: usize,
-) {
-    let out = &mut out[row * stride + panel * columns::<S>()..];
-    let (panel, _) = S::as_simd_f32s(&right.data[panel * right.stride..][..left.depth * columns::<S>()]);
-    match left.rows - row {
-        1 => tile::<S, BY_COLUMNS, 1>(simd, out, stride, add, left, row, panel),
-        2 => tile::<S, BY_COLUMNS, 2>(simd, out, stride, add, left, row, panel),
-        3 => tile::<S, BY_COLUMNS, 3>(simd, out, stride, add, left, row, panel),
-        4 => tile::<S, BY_COLUMNS, 4>(simd, out, stride, add, left, row, panel),
-        5 => tile::<S, BY_COLUMNS, 5>(simd, out, stride, add, left, row, panel),
-        _ => tile::<S, BY_COLUMNS, ROWS>(simd, out, stride, add, left, row, panel),
+impl<const BY_COLUMNS: bool> Product<'_, BY_COLUMNS> {
+    /// A few rows by one panel.
+    #[inline(always)]
+    fn strip<S: Simd>(&mut self, simd: S, row: usize, panel: usize) {
+        let rest = self.right.width - panel * columns::<S>();
+        match (self.left.rows - row, rest > S::F32_LANES) {
+            (1, true) => self.tile::<S, 1, 2>(simd, row, panel),
+            (2, true) => self.tile::<S, 2, 2>(simd, row, panel),
+            (3, true) => self.tile::<S, 3, 2>(simd, row, panel),
+            (4, true) => self.tile::<S, 4, 2>(simd, row, panel),
+            (5, true) => self.tile::<S, 5, 2>(simd, row, panel),
+            (_, true) => self.tile::<S, ROWS, 2>(simd, row, panel),
+            (1, false) => self.tile::<S, 1, 1>(simd, row, panel),
+            (2, false) => self.tile::<S, 2, 1>(simd, row, panel),
+            (3, false) => self.tile::<S, 3, 1>(simd, row, panel),
+            (4, false) => self.tile::<S, 4, 1>(simd, row, panel),
+            (5, false) => self.tile::<S, 5, 1>(simd, row, panel),
+            (_, false) => self.tile::<S, ROWS, 1>(simd, row, panel),
+        }
     }
-}
 
-/// `R` rows and one panel of columns.
-#[inline(always)]
-fn tile<S: Simd, const BY_COLUMNS: bool, const R: usize>(
-    simd: S,
-    out: &mut [f32],
-    out_stride: usize,
-    add: bool,
-    left: Left<BY_COLUMNS>,
-    row: usize,
-    panel: &[S::f32s],
-) {
-    let mut sums = [[simd.splat_f32s(0.0); PANEL]; R];
-    let steps = panel.chunks_exact(PANEL);
-    if BY_COLUMNS {
-        for (l, b) in steps.enumerate() {
-            let a = &left.data[l * left.stride + row..][..R];
-            for r in 0..R {
-                let x = simd.splat_f32s(a[r]);
-                for c in 0..PANEL {
-                    sums[r][c] = simd.mul_add_e_f32s(x, b[c], sums[r][c]);
+    /// `R` rows by `W` registers.
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const W: usize>(&mut self, simd: S, row: usize, panel: usize) {
+        let left = self.left;
+        let mut sums = [[simd.splat_f32s(0.0); W]; R];
+        let right = self.right.data[panel * self.right.stride..].chunks(self.right.row).take(left.depth);
+        if BY_COLUMNS {
+            for (b, a) in right.zip(left.data[row..].chunks(left.stride)) {
+                let (b, a) = (S::as_simd_f32s(&b[..W * S::F32_LANES]).0, &a[..R]);
+                for r in 0..R {
+                    let x = simd.splat_f32s(a[r]);
+                    for c in 0..W {
+                        sums[r][c] = simd.mul_add_e_f32s(x, b[c], sums[r][c]);
+                    }
+                }
+            }
+        } else {
+            let mut rows: [&[f32]; R] = [&[]; R];
+            for (r, slot) in rows.iter_mut().enumerate() {
+                *slot = &left.data[(row + r) * left.stride..][..left.depth];
+            }
+            for (l, b) in right.enumerate() {
+                let b = S::as_simd_f32s(&b[..W * S::F32_LANES]).0;
+                for r in 0..R {
+                    let x = simd.splat_f32s(rows[r][l]);
+                    for c in 0..W {
+                        sums[r][c] = simd.mul_add_e_f32s(x, b[c], sums[r][c]);
+                    }
                 }
             }
         }
-    } else {
-        let mut rows: [&[f32]; R] = [&[]; R];
-        for (r, slot) in rows.iter_mut().enumerate() {
-            *slot = &left.data[(row + r) * left.stride..][..steps.len()];
-        }
-        for (l, b) in steps.enumerate() {
-            for r in 0..R {
-                let x = simd.splat_f32s(rows[r][l]);
-                for c in 0..PANEL {
-                    sums[r][c] = simd.mul_add_e_f32s(x, b[c], sums[r][c]);
-                }
+        let out = &mut self.out[row * self.out_stride + panel * columns::<S>()..];
+        for (r, sums) in sums.into_iter().enumerate() {
+            let (target, _) = S::as_mut_simd_f32s(&mut out[r * self.out_stride..][..W * S::F32_LANES]);
+            for (target, sum) in target.iter_mut().zip(sums) {
+                *target = if self.add { simd.add_f32s(*target, sum) } else { sum };
             }
-        }
-    }
-    for (r, sums) in sums.into_iter().enumerate() {
-        let (target, _) = S::as_mut_simd_f32s(&mut out[r * out_stride..][..columns::<S>()]);
-        for (target, sum) in target.iter_mut().zip(sums) {
-            *target = if add { simd.add_f32s(*target, sum) } else { sum };
         }
     }
 }
@@ -256,15 +244,14 @@ mod tests {
             let (a_across, b_across) = (across(&a, rows, depth), across(&b, depth, width));
             let room = width.next_multiple_of(columns::<S>());
             let (mut first, mut second) = (vec![f32::NAN; room * depth], vec![f32::NAN; room * depth]);
-            let straight = pack::<S>(&mut first, depth, width, |i| &b[i * width..]);
-            let turned = pack_transposed::<S>(&mut second, width, depth, |i| &b_across[i * depth..]);
-            assert!(straight.data == turned.data, "the two ways to pack differ");
+            let straight = Panels::rows::<S>(&b, width, depth, width, &mut first);
+            let turned = Panels::turned::<S>(&b_across, depth, width, depth, &mut second);
             let mut out = vec![1.0; rows * room];
             let left = Left::<false> { data: &a, stride: depth, rows, depth };
             product(simd, &mut out, room, true, left, straight);
             let mut turned_out = vec![f32::NAN; rows * room];
             let left = Left::<true> { data: &a_across, stride: rows, rows, depth };
-            product(simd, &mut turned_out, room, false, left, straight);
+            product(simd, &mut turned_out, room, false, left, turned);
             for i in 0..rows {
                 for j in 0..width {
                     let exact: f64 =

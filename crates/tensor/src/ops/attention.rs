@@ -214,7 +214,11 @@ impl Tape {
         plan.for_each(outputs, |run, head, (mut out, mut sums)| {
             let mut scratch = device.take(kernel::scratch(plan.longest, plan.size(), false));
             let start = plan.queries[run.start];
-            for sequence in run {
+            plan.head(&saved, run.start, head).fetch();
+            for sequence in run.clone() {
+                if sequence + 1 < run.end {
+                    plan.head(&saved, sequence + 1, head).fetch();
+                }
                 let head = plan.head(&saved, sequence, head);
                 let first = head.start - start;
                 arch.dispatch(Forward { head, out: &mut out, sums: &mut sums, first, scratch: scratch.slice_mut() });
@@ -278,9 +282,19 @@ impl Plan {
         self.for_each(outputs, |run, head, mut gradients| {
             let mut scratch = device.take(kernel::scratch(self.longest, self.size(), true));
             let (start, key_start) = (self.queries[run.start], self.keys[run.start]);
+            let sums = Stripe { data: saved.sums.f32(), width: 2 * self.heads, column: 2 * head, size: 2 };
+            let (out, upstream) = (self.stripe(saved.out.f32(), head), self.stripe(gradient.f32(), head));
+            let fetch = |sequence| {
+                let head = self.head(saved, sequence, head);
+                head.fetch();
+                out.fetch(head.start, head.len);
+                upstream.fetch(head.start, head.len);
+            };
+            fetch(run.start);
             for sequence in run.clone() {
-                let sums = Stripe { data: saved.sums.f32(), width: 2 * self.heads, column: 2 * head, size: 2 };
-                let (out, upstream) = (self.stripe(saved.out.f32(), head), self.stripe(gradient.f32(), head));
+                if sequence + 1 < run.end {
+                    fetch(sequence + 1);
+                }
                 let head = self.head(saved, sequence, head);
                 arch.dispatch(Backward {
                     head,

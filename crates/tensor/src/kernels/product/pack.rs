@@ -105,7 +105,9 @@ fn turned_panel(words: &mut [u32], b: Mat, col: usize, cols: usize, precision: P
     #[cfg(target_arch = "x86_64")]
     if cols == PANEL && Instructions::current() >= Instructions::Avx512 {
         // SAFETY: AVX-512 is here.
-        done = unsafe { pack_x86::turned_panel(words, std::array::from_fn(column), precision) };
+        done = unsafe {
+            pack_x86::turned_panel(words, &b.data[col * b.col_stride..], (b.col_stride, b.rows), cols, precision)
+        };
     }
     let words = &mut words[done * PANEL..];
     vectorised(

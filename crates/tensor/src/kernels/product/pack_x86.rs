@@ -127,35 +127,46 @@ unsafe fn load(at: *const f32, ahead: usize) -> [__m512; 2] {
     }
 }
 
-/// Fills the front of a panel from its 32 columns, sixteen words of depth at a time; returns the depth that is done.
+/// Fills the front of a panel with `used` columns of a matrix, from its 32 columns of `inner` elements that begin `stride`
+/// apart, sixteen words of depth at a time; returns the depth that is done. What lacks to 16 or 32 columns is zero; where at
+/// most 16 are used, the other half of the panel stays as it is.
 ///
 /// # Safety
 /// AVX-512 must be here.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(crate) unsafe fn turned_panel(words: &mut [u32], columns: [&[f32]; PANEL], precision: Precision) -> usize {
+pub(crate) unsafe fn turned_panel(
+    words: &mut [u32],
+    data: &[f32],
+    (stride, inner): (usize, usize),
+    used: usize,
+    precision: Precision,
+) -> usize {
     /// Elements that are fetched ahead: so many columns at once are more than the processor foresees.
     const AHEAD: usize = 8 * WIDTH;
+    assert!((1..=PANEL).contains(&used) && (used - 1) * stride + inner <= data.len(), "columns outside their memory");
     let per_word = if precision == Precision::F32 { 1 } else { 2 };
-    let inner = columns.iter().map(|column| column.len()).min().unwrap_or(0);
     let depth = (inner / (per_word * WIDTH) * WIDTH).min(words.len() / PANEL / WIDTH * WIDTH);
     for l in (0..depth).step_by(WIDTH) {
-        for half in 0..PANEL / WIDTH {
+        for half in 0..used.div_ceil(WIDTH) {
             let mut rows = [_mm512_setzero_si512(); WIDTH];
-            for (row, column) in rows.iter_mut().zip(&columns[half * WIDTH..]) {
-                // SAFETY: `depth` words were found in every column and in the panel.
-                *row = unsafe {
-                    let [low, high] = match precision {
-                        Precision::F32 => [_mm512_loadu_ps(column.as_ptr().add(l)); 2],
-                        Precision::Bf16 => load(column.as_ptr().add(2 * l), AHEAD),
+            for i in 0..WIDTH {
+                let column = half * WIDTH + i;
+                if column < used {
+                    // SAFETY: `depth` words were found in every used column.
+                    rows[i] = unsafe {
+                        let at = data.as_ptr().add(column * stride + per_word * l);
+                        match precision {
+                            Precision::F32 => _mm512_loadu_si512(at.cast()),
+                            Precision::Bf16 => {
+                                let [low, high] = load(at, AHEAD);
+                                words_of(low, high)
+                            }
+                        }
                     };
-                    match precision {
-                        Precision::F32 => _mm512_castps_si512(low),
-                        Precision::Bf16 => words_of(low, high),
-                    }
-                };
+                }
             }
             for (i, row) in transpose(rows).into_iter().enumerate() {
-                // SAFETY: as above.
+                // SAFETY: `depth` words of depth were found in the panel.
                 unsafe { _mm512_storeu_si512(words.as_mut_ptr().add((l + i) * PANEL + half * WIDTH).cast(), row) };
             }
         }
