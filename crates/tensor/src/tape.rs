@@ -46,6 +46,11 @@ impl Var {
         Var::constant(self.value.clone())
     }
 
+    /// The tensor alone, which nobody else holds if it was just made.
+    pub(crate) fn into_value(self) -> Tensor {
+        self.value
+    }
+
     pub(crate) fn node(&self) -> Option<usize> {
         self.node
     }

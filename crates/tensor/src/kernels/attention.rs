@@ -11,8 +11,8 @@ use luthier_random::Rng;
 use pulp::{Simd, WithSimd};
 
 use crate::kernels::panel::{Left, Panels, WIDEST, product, whole};
-use crate::kernels::tiles::Tile;
 use crate::kernels::random::{self, LANES};
+use crate::kernels::tiles::Tile;
 use crate::kernels::{math, softmax};
 use crate::ops::dropout::Keep;
 
@@ -176,8 +176,7 @@ impl<'a> Head<'a> {
             place: self.prefix_rows,
             count: seen - self.prefix_rows,
         };
-        let prefix =
-            self.prefix.map(|(key, value)| Keys { key, value, row: 0, place: 0, count: self.prefix_rows });
+        let prefix = self.prefix.map(|(key, value)| Keys { key, value, row: 0, place: 0, count: self.prefix_rows });
         prefix.into_iter().chain([own])
     }
 

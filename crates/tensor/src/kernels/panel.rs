@@ -46,7 +46,13 @@ impl<'a> Panels<'a> {
     /// A matrix of `rows` rows of `width` columns, of which the first is given and each begins `stride` after the one
     /// before: read where it lies if its columns are whole registers, and from a copy in `room` if not.
     #[inline(always)]
-    pub(crate) fn rows<S: Simd>(data: &'a [f32], stride: usize, rows: usize, width: usize, room: &'a mut [f32]) -> Self {
+    pub(crate) fn rows<S: Simd>(
+        data: &'a [f32],
+        stride: usize,
+        rows: usize,
+        width: usize,
+        room: &'a mut [f32],
+    ) -> Self {
         let wide = whole::<S>(width);
         if wide == width {
             return Panels { data, stride: columns::<S>(), row: stride, width };

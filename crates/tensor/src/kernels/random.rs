@@ -16,7 +16,8 @@ pub(crate) fn words<S: Simd>(simd: S, rng: &Rng, blocks: &[u64; LANES]) -> [[u32
         now
     });
     let multipliers = MULTIPLIERS.map(|multiplier| simd.splat_u32s(multiplier));
-    let mut words = [blocks.map(|block| block as u32), blocks.map(|block| (block >> 32) as u32), [0; LANES], [0; LANES]];
+    let mut words =
+        [blocks.map(|block| block as u32), blocks.map(|block| (block >> 32) as u32), [0; LANES], [0; LANES]];
     let registers = words.each_mut().map(|words| S::as_mut_simd_u32s(words).0.iter_mut());
     let [first, second, third_out, fourth_out] = registers;
     for (((a, b), c), d) in first.zip(second).zip(third_out).zip(fourth_out) {
@@ -55,8 +56,9 @@ mod tests {
     #[test]
     fn the_words_of_the_generator() {
         let rng = Rng::at(4, "dropout", 2, 9);
-        let blocks: [u64; LANES] = std::array::from_fn(|i| (i as u64) << 33 | 7 * i as u64);
-        for found in [pulp::Arch::new().dispatch(Draw(&rng, &blocks)), pulp::Arch::Scalar.dispatch(Draw(&rng, &blocks))] {
+        let blocks: [u64; LANES] = std::array::from_fn(|i| ((i as u64) << 33) | (7 * i as u64));
+        for found in [pulp::Arch::new().dispatch(Draw(&rng, &blocks)), pulp::Arch::Scalar.dispatch(Draw(&rng, &blocks))]
+        {
             for (i, &block) in blocks.iter().enumerate() {
                 assert_eq!(found.map(|words| words[i]), rng.words(block));
             }

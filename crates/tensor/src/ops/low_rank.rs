@@ -1,7 +1,6 @@
 //! A low-rank addition to a linear map: `base + scale * (x Aᵀ) Bᵀ`.
 
 use crate::error::{Result, ensure_shape};
-use crate::kernels::parallel;
 use crate::kernels::product::Start;
 use crate::ops::linear::{Input, times, transposed_times};
 use crate::tape::{Tape, Var};
@@ -9,15 +8,16 @@ use crate::tensor::Tensor;
 
 impl Tape {
     /// `base + scale * (x Aᵀ) Bᵀ`: `base` is `[tokens, outputs]`, `x` `[tokens, inputs]`, `a` `[rank, inputs]`, `b`
-    /// `[outputs, rank]` (LoRA: Hu et al. 2021).
+    /// `[outputs, rank]` (LoRA: Hu et al. 2021). Nothing else
+    /// should hold `base`: then it is added to where it lies.
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn low_rank(&mut self, base: &Var, x: &Var, a: &Var, b: &Var, scale: f32) -> Result<Var> {
+    pub fn low_rank(&mut self, base: Var, x: &Var, a: &Var, b: &Var, scale: f32) -> Result<Var> {
         const OP: &str = "low_rank";
         let (tokens, inputs) = (x.value().rows(), x.value().width());
         let outputs = base.value().width();
-        for tensor in [base, x, a, b] {
+        for tensor in [&base, x, a, b] {
             tensor.value().expect_f32(OP)?;
         }
         ensure_shape(OP, base.value().rows() == tokens, base.value().shape(), || format!("an input of {tokens} rows"))?;
@@ -37,11 +37,10 @@ impl Tape {
         let mut narrow = Tensor::stale(&device, &[tokens, rank]);
         times(&device, narrow.f32_mut(), Start::Zero, x.value(), &down.panels(true, precision, !a.needs_grad()));
         narrow.scale(scale)?;
-        let mut out = Tensor::stale(&device, base.value().shape());
-        parallel::copy(base.f32(), out.f32_mut());
+        let (base_node, x_node, a_node, b_node) = (base.node(), x.node(), a.node(), b.node());
+        let mut out = base.into_value();
         times(&device, out.f32_mut(), Start::Sum, &narrow, &up.panels(true, precision, !b.needs_grad()));
 
-        let (base_node, x_node, a_node, b_node) = (base.node(), x.node(), a.node(), b.node());
         let x_shape = x.value().shape().to_vec();
         let needs_grad = [base_node, x_node, a_node, b_node].iter().any(Option::is_some);
         Ok(self.record(OP, out, needs_grad, || {
@@ -115,7 +114,7 @@ mod tests {
         let x = case.input("x", &[TOKENS, INPUTS], noise(TOKENS * INPUTS, "x"));
         let a = case.input("a", &[RANK, INPUTS], noise(RANK * INPUTS, "a"));
         let b = case.input("b", &[OUTPUTS, RANK], noise(OUTPUTS * RANK, "b"));
-        case.run(|tape| tape.low_rank(&base, &x, &a, &b, 1.5), |inputs| reference(inputs, 1.5));
+        case.run(|tape| tape.low_rank(base.clone(), &x, &a, &b, 1.5), |inputs| reference(inputs, 1.5));
     }
 
     /// Every choice of what is trained gives the gradients that training everything gives.
@@ -133,7 +132,7 @@ mod tests {
                     if trained >> i & 1 == 1 { tape.leaf(names[i], tensor) } else { Var::constant(tensor) }
                 })
                 .collect();
-            let out = tape.low_rank(&vars[0], &vars[1], &vars[2], &vars[3], 0.5).unwrap();
+            let out = tape.low_rank(vars[0].clone(), &vars[1], &vars[2], &vars[3], 0.5).unwrap();
             let loss = weighted_sum(&mut tape, &out, &noise(TOKENS * OUTPUTS, "weights"));
             let mut grads = Grads::default();
             tape.backward(&loss, &mut grads).unwrap();
@@ -160,7 +159,7 @@ mod tests {
         };
         let base = constant(TOKENS, OUTPUTS, &[0.0; TOKENS * OUTPUTS]);
         let (xv, av, bv) = (constant(TOKENS, INPUTS, &x), constant(RANK, INPUTS, &a), constant(OUTPUTS, RANK, &b));
-        let y = tape.low_rank(&base, &xv, &av, &bv, 1.0).unwrap();
+        let y = tape.low_rank(base, &xv, &av, &bv, 1.0).unwrap();
         let mut expected = vec![0.0f64; TOKENS * OUTPUTS];
         for t in 0..TOKENS {
             for r in 0..RANK {

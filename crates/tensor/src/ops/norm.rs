@@ -133,20 +133,25 @@ impl Norm<'_> {
     #[inline(always)]
     fn mask(&self, row: usize, gradient: &mut [f32], out: Option<&mut [f32]>) {
         let Some((dropout, keep)) = self.dropout else { return };
-        let target = match out {
-            Some(out) => {
-                out.copy_from_slice(gradient);
-                out
-            }
-            None => gradient,
-        };
-        dropout.scan_row(
-            keep,
-            row,
-            self.width,
-            #[inline(always)]
-            |columns, scales| target[columns].iter_mut().zip(scales).for_each(|(g, scale)| *g *= scale),
-        );
+        match out {
+            Some(out) => dropout.scan_row(
+                keep,
+                row,
+                self.width,
+                #[inline(always)]
+                |columns, scales| {
+                    let pairs = gradient[columns.clone()].iter().zip(scales);
+                    out[columns].iter_mut().zip(pairs).for_each(|(out, (g, scale))| *out = g * scale);
+                },
+            ),
+            None => dropout.scan_row(
+                keep,
+                row,
+                self.width,
+                #[inline(always)]
+                |columns, scales| gradient[columns].iter_mut().zip(scales).for_each(|(g, scale)| *g *= scale),
+            ),
+        }
     }
 }
 

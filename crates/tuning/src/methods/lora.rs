@@ -112,11 +112,11 @@ impl OutputMap for Module {
     fn output(&self, cx: &mut Cx, at: &At, out: Var) -> Result<Var> {
         let (a, b) = (cx.param(&self.a)?, cx.param(&self.b)?);
         if self.dropout == 0.0 || !cx.training() {
-            return Ok(cx.tape.low_rank(&out, at.input, &a, &b, self.scale)?);
+            return Ok(cx.tape.low_rank(out, at.input, &a, &b, self.scale)?);
         }
         let keys = cx.keys(at.input.value().rows())?;
         let x = cx.dropout(&self.a, at.input, self.dropout, &keys)?;
-        Ok(cx.tape.low_rank(&out, &x, &a, &b, self.scale)?)
+        Ok(cx.tape.low_rank(out, &x, &a, &b, self.scale)?)
     }
 
     fn merge(&self, _: &Site, params: &Params, weight: &Tensor) -> Result<Option<Tensor>> {

@@ -149,11 +149,11 @@ pub(crate) unsafe fn turned_panel(
     for l in (0..depth).step_by(WIDTH) {
         for half in 0..used.div_ceil(WIDTH) {
             let mut rows = [_mm512_setzero_si512(); WIDTH];
-            for i in 0..WIDTH {
+            for (i, row) in rows.iter_mut().enumerate() {
                 let column = half * WIDTH + i;
                 if column < used {
                     // SAFETY: `depth` words were found in every used column.
-                    rows[i] = unsafe {
+                    *row = unsafe {
                         let at = data.as_ptr().add(column * stride + per_word * l);
                         match precision {
                             Precision::F32 => _mm512_loadu_si512(at.cast()),
