@@ -53,6 +53,7 @@ impl<'a> Panels<'a> {
         width: usize,
         room: &'a mut [f32],
     ) -> Self {
+        assert!(rows == 0 || (rows - 1) * stride + width <= data.len(), "a right operand outside its memory");
         let wide = whole::<S>(width);
         if wide == width {
             return Panels { data, stride: columns::<S>(), row: stride, width };
@@ -168,20 +169,23 @@ impl<const BY_COLUMNS: bool> Product<'_, BY_COLUMNS> {
     /// A few rows by one panel.
     #[inline(always)]
     fn strip<S: Simd>(&mut self, simd: S, row: usize, panel: usize) {
-        let rest = self.right.width - panel * columns::<S>();
-        match (self.left.rows - row, rest > S::F32_LANES) {
-            (1, true) => self.tile::<S, 1, 2>(simd, row, panel),
-            (2, true) => self.tile::<S, 2, 2>(simd, row, panel),
-            (3, true) => self.tile::<S, 3, 2>(simd, row, panel),
-            (4, true) => self.tile::<S, 4, 2>(simd, row, panel),
-            (5, true) => self.tile::<S, 5, 2>(simd, row, panel),
-            (_, true) => self.tile::<S, ROWS, 2>(simd, row, panel),
-            (1, false) => self.tile::<S, 1, 1>(simd, row, panel),
-            (2, false) => self.tile::<S, 2, 1>(simd, row, panel),
-            (3, false) => self.tile::<S, 3, 1>(simd, row, panel),
-            (4, false) => self.tile::<S, 4, 1>(simd, row, panel),
-            (5, false) => self.tile::<S, 5, 1>(simd, row, panel),
-            (_, false) => self.tile::<S, ROWS, 1>(simd, row, panel),
+        if self.right.width - panel * columns::<S>() > S::F32_LANES {
+            self.strip_of::<S, PANEL>(simd, row, panel);
+        } else {
+            self.strip_of::<S, 1>(simd, row, panel);
+        }
+    }
+
+    /// A few rows by `W` registers.
+    #[inline(always)]
+    fn strip_of<S: Simd, const W: usize>(&mut self, simd: S, row: usize, panel: usize) {
+        match self.left.rows - row {
+            1 => self.tile::<S, 1, W>(simd, row, panel),
+            2 => self.tile::<S, 2, W>(simd, row, panel),
+            3 => self.tile::<S, 3, W>(simd, row, panel),
+            4 => self.tile::<S, 4, W>(simd, row, panel),
+            5 => self.tile::<S, 5, W>(simd, row, panel),
+            _ => self.tile::<S, ROWS, W>(simd, row, panel),
         }
     }
 

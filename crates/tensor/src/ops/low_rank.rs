@@ -8,8 +8,7 @@ use crate::tensor::Tensor;
 
 impl Tape {
     /// `base + scale * (x Aᵀ) Bᵀ`: `base` is `[tokens, outputs]`, `x` `[tokens, inputs]`, `a` `[rank, inputs]`, `b`
-    /// `[outputs, rank]` (LoRA: Hu et al. 2021). Nothing else
-    /// should hold `base`: then it is added to where it lies.
+    /// `[outputs, rank]` (LoRA: Hu et al. 2021). Where nothing else holds `base`, it is added to in place.
     ///
     /// # Errors
     /// When the shapes do not fit.

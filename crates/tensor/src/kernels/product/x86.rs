@@ -34,12 +34,10 @@ macro_rules! by_rows {
             // SAFETY: the caller's promise; no tile goes beyond `a.rows`.
             unsafe {
                 let mut r = 0;
-                // Tiles of like height: a low one at the end would wait for its own sums and for the panel.
-                let height = a.rows.div_ceil(a.rows.div_ceil($most).max(1)).max(1);
                 while r < a.rows {
                     let left = a.words.add(r * a.row);
                     let to = Out { data: out.data.add(r * out.stride), ..out };
-                    let rows = (a.rows - r).min(height);
+                    let rows = (a.rows - r).min($most);
                     match (rows, out.cols <= PANEL / 2) {
                         ($most, false) => $tile::<$most, 2>(left, a.row, a.step, panel, to),
                         ($most, true) => $tile::<$most, 1>(left, a.row, a.step, panel, to),
