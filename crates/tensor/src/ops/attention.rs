@@ -230,8 +230,12 @@ impl Tape {
         Ok(self.record("attention", result, nodes.iter().any(Option::is_some), || {
             (saved.out, saved.sums) = (out, sums);
             move |gradient: Tensor, flow| {
-                flow.device().count(plan.operations(5));
-                let gradients = plan.backward(&saved, &gradient, nodes.map(|node| node.is_some()));
+                let wanted = nodes.map(|node| node.is_some());
+                // The scores again; the slopes if queries or keys want them; and what each of the three wants.
+                let [query, key, value] = [wanted[0], wanted[1] || wanted[3], wanted[2] || wanted[4]];
+                let products = 1 + [query || key, query, key, value].into_iter().filter(|&wanted| wanted).count();
+                flow.device().count(plan.operations(products));
+                let gradients = plan.backward(&saved, &gradient, wanted);
                 let [query, key, value, prefix_key, prefix_value] = gradients;
                 for (to, gradient) in nodes.into_iter().zip([query, key, value]) {
                     if let Some(gradient) = gradient {
