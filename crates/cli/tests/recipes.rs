@@ -45,3 +45,21 @@ fn the_recipes_of_the_readme_run() {
     cut("banking77.toml", "--set stage.adapt.train.epochs=0.02");
     cut("banking77-from-scratch.toml", "");
 }
+
+/// On the carried model and data, a few steps a stage.
+#[test]
+fn the_readme_s_example_runs() {
+    let folder = Folder::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let readme = std::fs::read_to_string(root.join("README.md")).expect("the README");
+    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let here = |path: &str| root.join(path).display().to_string();
+    let example = example.replace("models/minilm", &here("models/luthier-tiny"));
+    let example = example.replace("\"banking77/", &format!("\"{}/", here("data/banking77")));
+    let recipe = folder.path("example.toml");
+    std::fs::write(&recipe, example).expect("a temporary folder");
+    let out = folder.path("run").display().to_string();
+    let more = format!("--json --out {out} --set stage.adapt.train.epochs=0.02 --set stage.intents.train.epochs=0.02");
+    let result = run(&folder, "train", &recipe, &more).good().json();
+    assert!(result["stages"][1]["scores"]["test"]["accuracy"].is_f64(), "{result}");
+}
