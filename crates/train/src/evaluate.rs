@@ -7,6 +7,7 @@ use luthier_record::{Interval, Score, Scores};
 
 use crate::dataset::Part;
 use crate::error::Result;
+use crate::trunk::Trunk;
 
 /// The seed of bootstrap intervals: always the same, so that equal predictions have equal intervals.
 const BOOTSTRAP_SEED: u64 = 0;
@@ -38,14 +39,22 @@ impl<'a> Evaluation<'a> {
     }
 }
 
-/// The scores of some parameters on a split, with intervals.
-pub fn evaluate(evaluation: &Evaluation, part: &Part) -> Result<Scores> {
+/// The scores of some parameters on a split, with intervals. `trunk` is what the layers that do not change make of its texts,
+/// if it is kept.
+///
+/// # Errors
+/// A network that cannot be computed, a kept trunk that cannot be read.
+pub fn evaluate(evaluation: &Evaluation, part: &Part, trunk: Option<&Trunk>) -> Result<Scores> {
     let corpus = &part.examples.corpus;
     let mut evidence = Evidence::default();
     for chosen in luthier_data::order::evaluation_batches(&corpus.lengths(), evaluation.token_budget) {
         let slots: Vec<u32> = (0..chosen.len() as u32).collect();
         let batch = evaluation.objective.batch(&part.examples, &chosen, &slots, Draw::Evaluate)?;
-        let loss = evaluation.objective.loss(evaluation.network, &batch, &mut evaluation.context())?;
+        let mut cx = evaluation.context();
+        if let Some(trunk) = trunk {
+            cx.start_from(trunk.layers(), trunk.hidden(&evaluation.device, &chosen)?);
+        }
+        let loss = evaluation.objective.loss(evaluation.network, &batch, &mut cx)?;
         observe(&mut evidence, &batch, &loss)?;
     }
     let scored = scores(&evidence, evaluation.metrics, Some(BOOTSTRAP_SEED));

@@ -142,7 +142,7 @@ impl Run {
         let mut notices = Vec::new();
         let texts = preparation.texts_of(path, self.labels().is_some())?;
         let part = preparation.part(&texts, self.labels(), &mut notices)?;
-        Ok((evaluate(&self.evaluation(), &part)?, notices))
+        Ok((evaluate(&self.evaluation(), &part, None)?, notices))
     }
 
     /// Predictions for texts, in their order. `source` is what messages call the file.

@@ -176,7 +176,8 @@ pub struct Train {
     /// The most tokens that go through the network at once. It changes memory and speed, never the result.
     pub token_budget: usize,
     /// Whether the layers below the first one that changes are computed once for each text, without their dropout, and
-    /// kept (in memory up to 1 GiB, then in a file): the result of training with that dropout off, in much less time.
+    /// kept, those of the dev data too (in memory up to 1 GiB each, then in a file): the result of training with that dropout
+    /// off, in much less time.
     pub cache_trunk: bool,
     /// How often a checkpoint is written.
     pub checkpoint: Every,

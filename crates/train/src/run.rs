@@ -261,6 +261,7 @@ impl Session<'_> {
             seed,
             steps,
             trunk: None,
+            dev_trunk: None,
         };
         let total = |moving: bool| {
             let params = assembled.plan.params().filter(|p| !moving || assembled.plan.moves(&p.path));
@@ -281,9 +282,12 @@ impl Session<'_> {
             sink.notice(Level::Info, text)?;
         }
         let began = (sink.watch.clock)();
-        let trunk = stage.train.cache_trunk.then(|| Trunk::compute(&run, &state.params, out)).transpose()?;
+        let kept = |part| Trunk::compute(&run, part, &state.params, out);
+        let trunk = stage.train.cache_trunk.then(|| kept(&data.train)).transpose()?;
         state.progress.seconds += (sink.watch.clock)() - began;
+        let dev_trunk = data.dev.as_ref().filter(|_| stage.train.cache_trunk).map(kept).transpose()?;
         run.trunk = trunk.as_ref();
+        run.dev_trunk = dev_trunk.as_ref();
         let ending = train(&run, &mut state, &checkpoints, sink.watch, &mut |event| sink.say(event))?;
         if ending == Ending::Interrupted {
             return Ok(Err(state.progress.step));
@@ -378,7 +382,8 @@ impl Session<'_> {
         drop(state);
         let mut scores = BTreeMap::new();
         for (name, part) in run.data.parts().filter(|(name, _)| *name != "train") {
-            let measured = evaluate(&run.evaluation(&params), part)?;
+            let trunk = run.dev_trunk.filter(|_| name == "dev");
+            let measured = evaluate(&run.evaluation(&params), part, trunk)?;
             let (step, split) = (progress.step, name.to_owned());
             if name == "test" {
                 sink.say(Event::Evaluated { step, split, scores: measured.clone(), best: None })?;

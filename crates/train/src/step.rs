@@ -43,6 +43,8 @@ pub struct StageRun<'a> {
     pub steps: u64,
     /// What the layers that do not change make of the training texts, if it is kept.
     pub trunk: Option<&'a Trunk>,
+    /// The same of the dev texts.
+    pub dev_trunk: Option<&'a Trunk>,
 }
 
 impl StageRun<'_> {
@@ -206,7 +208,7 @@ fn measure(
 ) -> Result<()> {
     let Some(dev) = &stage.data.dev else { return Ok(()) };
     let served = served(stage.plan, &state.params, &state.memory);
-    let scores = evaluate(&stage.evaluation(&served), dev)?;
+    let scores = evaluate(&stage.evaluation(&served), dev, stage.dev_trunk)?;
     let value = scores.value(stage.metric.name()).unwrap_or(f64::NAN);
     let step = state.progress.step;
     let better = match &state.progress.best {

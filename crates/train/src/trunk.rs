@@ -1,8 +1,9 @@
 //! The layers below the first one that changes: computed once for each text, and kept.
 //!
 //! What a frozen trunk makes of a text is the same in every epoch as long as nothing in it is random, so with
-//! `cache_trunk` it is computed without dropout before the first step. The hidden states stay in memory up to [`MEMORY`];
-//! the rest goes into a file that has no name and vanishes with the run.
+//! `cache_trunk` it is computed without dropout before the first step, for the training texts and for those that the run is
+//! measured on again and again. The hidden states of either stay in memory up to [`MEMORY`]; the rest goes into a file that
+//! has no name and vanishes with the run.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -11,13 +12,14 @@ use std::path::Path;
 use luthier_nn::{Device, Params, Tensor};
 use luthier_objectives::Draw;
 
+use crate::dataset::Part;
 use crate::error::{Result, TrainError};
 use crate::step::StageRun;
 
 /// Numbers that are kept in memory: 1 GiB of them.
 const MEMORY: usize = 1 << 28;
 
-/// The hidden states of every training text.
+/// The hidden states of every text of a split.
 pub struct Trunk {
     layers: usize,
     width: usize,
@@ -28,16 +30,16 @@ pub struct Trunk {
 }
 
 impl Trunk {
-    /// Computes the trunk of every training text.
+    /// Computes the trunk of every text of a split.
     ///
     /// # Errors
     /// A network that cannot be computed, a disk that is full.
-    pub fn compute(stage: &StageRun, params: &Params, scratch: &Path) -> Result<Trunk> {
-        let mut trunk = Trunk::empty(stage, MEMORY, scratch)?;
-        let lengths = stage.data.train.examples.corpus.lengths();
+    pub fn compute(stage: &StageRun, part: &Part, params: &Params, scratch: &Path) -> Result<Trunk> {
+        let lengths = part.examples.corpus.lengths();
+        let mut trunk = Trunk::empty(stage, &lengths, scratch)?;
         for chosen in luthier_data::order::evaluation_batches(&lengths, stage.train.token_budget) {
             let slots: Vec<u32> = (0..chosen.len() as u32).collect();
-            let batch = stage.objective.batch(&stage.data.train.examples, &chosen, &slots, Draw::Evaluate)?;
+            let batch = stage.objective.batch(&part.examples, &chosen, &slots, Draw::Evaluate)?;
             let mut cx = stage.evaluation(params).context();
             let hidden = stage.network.hidden(&batch, trunk.layers, &mut cx)?.value().to_vec();
             for (&example, rows) in chosen.iter().zip(batch.offsets.windows(2)) {
@@ -48,17 +50,17 @@ impl Trunk {
         Ok(trunk)
     }
 
-    /// Room for every text: so many numbers of it in memory, the rest in a file.
-    fn empty(stage: &StageRun, memory: usize, scratch: &Path) -> Result<Trunk> {
+    /// Room for texts of these lengths.
+    fn empty(stage: &StageRun, lengths: &[u32], scratch: &Path) -> Result<Trunk> {
         let (layers, width) = (stage.plan.still_layers().unwrap_or(0), stage.plan.spec().width);
         let mut offsets = vec![0];
-        for length in stage.data.train.examples.corpus.lengths() {
+        for &length in lengths {
             offsets.push(offsets[offsets.len() - 1] + length as usize);
         }
         let total = offsets[offsets.len() - 1] * width;
-        let file = (total > memory).then(|| tempfile::tempfile_in(scratch)).transpose();
+        let file = (total > MEMORY).then(|| tempfile::tempfile_in(scratch)).transpose();
         let file = file.map_err(|source| TrainError::file("make a file in", scratch, source))?;
-        Ok(Trunk { layers, width, offsets, memory: vec![0.0; total.min(memory)], file })
+        Ok(Trunk { layers, width, offsets, memory: vec![0.0; total.min(MEMORY)], file })
     }
 
     /// Where a text's numbers are: how many of them are in memory, from where on, and how many there are.
