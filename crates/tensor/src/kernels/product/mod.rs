@@ -30,8 +30,9 @@ use crate::tape::Precision;
 
 /// Columns of a panel: two AVX-512 registers, four of AVX2.
 const PANEL: usize = 32;
-/// Words of inner extent that are summed before the outputs are touched: a block of either operand stays in cache.
-const DEPTH: usize = 384;
+/// The most words of inner extent that are summed before the outputs are touched, so that a block of either operand stays in
+/// cache. An extent is cut into equal parts.
+const DEPTH: usize = 512;
 /// Rows of the left operand handed to a thread at a time.
 const ROWS: usize = 64;
 /// Below this many multiply-adds one thread is faster than two.
@@ -245,7 +246,7 @@ fn product_by(
     let panels = b.cols.div_ceil(PANEL);
     // Enough pieces that no thread waits long for the last one: by rows first, by panels where rows are few.
     let chunks = rows.div_ceil(ROWS);
-    let wanted = if parallel { 16 * current_num_threads() } else { 1 };
+    let wanted = if parallel { 8 * current_num_threads() } else { 1 };
     let groups = wanted.div_ceil(chunks).clamp(1, panels);
     let shared = Shared(out.as_mut_ptr());
     let finish = finish.map(|(activation, after, slopes)| {
@@ -279,8 +280,9 @@ fn rows_by_panels(
 ) {
     // A transpose comes in panels of its own, so its rows go by the panel.
     let part = if matches!(a, Left::Turned(_)) { PANEL } else { ROWS };
-    for from in (0..b.depth).step_by(DEPTH) {
-        let depth = DEPTH.min(b.depth - from);
+    let most = b.depth.div_ceil(b.depth.div_ceil(DEPTH));
+    for from in (0..b.depth).step_by(most) {
+        let depth = most.min(b.depth - from);
         for panel in panels.clone() {
             let right = &b.words()[(panel * b.depth + from) * PANEL..][..depth * PANEL];
             let (col, cols) = (panel * PANEL, PANEL.min(b.cols - panel * PANEL));

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::PANEL;
+use super::pack::AHEAD;
 use super::prepare::Strip;
 use crate::tape::Precision;
 
@@ -58,8 +59,6 @@ pub(super) unsafe fn round_row(words: &mut [u32], row: &[f32]) {
 /// AVX-512 must be here.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) unsafe fn round_strip(strip: &mut Strip) {
-    /// Rows that are fetched ahead: the columns of a wide matrix are too far apart for the processor to foresee.
-    const AHEAD: usize = 8;
     let (rows, width) = (strip.rows, strip.width);
     let last = (rows - 1) * width + PANEL;
     assert!(last <= strip.x.len() && strip.factors.is_none_or(|factors| last <= factors.len()), "rows of a strip");
@@ -142,7 +141,7 @@ pub(crate) unsafe fn turned_panel(
     precision: Precision,
 ) -> usize {
     /// Elements that are fetched ahead: so many columns at once are more than the processor foresees.
-    const AHEAD: usize = 8 * WIDTH;
+    const FURTHER: usize = 8 * WIDTH;
     assert!((1..=PANEL).contains(&used) && (used - 1) * stride + inner <= data.len(), "columns outside their memory");
     let per_word = if precision == Precision::F32 { 1 } else { 2 };
     let depth = (inner / (per_word * WIDTH) * WIDTH).min(words.len() / PANEL / WIDTH * WIDTH);
@@ -156,9 +155,12 @@ pub(crate) unsafe fn turned_panel(
                     *row = unsafe {
                         let at = data.as_ptr().add(column * stride + per_word * l);
                         match precision {
-                            Precision::F32 => _mm512_loadu_si512(at.cast()),
+                            Precision::F32 => {
+                                _mm_prefetch(at.wrapping_add(FURTHER).cast(), _MM_HINT_T0);
+                                _mm512_loadu_si512(at.cast())
+                            }
                             Precision::Bf16 => {
-                                let [low, high] = load(at, AHEAD);
+                                let [low, high] = load(at, FURTHER);
                                 words_of(low, high)
                             }
                         }

@@ -1,5 +1,6 @@
 //! One pass over a matrix that makes everything of it that products will read.
 
+use super::pack::{AHEAD, fetch};
 use super::{Half, Mat, PANEL, Panels, pack, words};
 use crate::device::Device;
 use crate::kernels::math::vectorised;
@@ -117,13 +118,17 @@ impl Strip<'_> {
     /// Sums and copies, for products in f32.
     #[inline(always)]
     fn copy(&mut self) {
+        let mut sums = [0.0; PANEL];
+        let mut panel = self.panel.take().map(|panel| panel.chunks_exact_mut(PANEL));
         for r in 0..self.rows {
+            fetch(self.x, (r + AHEAD) * self.width);
             let row = self.row(r);
-            self.add(&row);
-            if let Some(panel) = &mut self.panel {
-                panel[r * PANEL..(r + 1) * PANEL].copy_from_slice(&row);
+            sums.iter_mut().zip(&row).for_each(|(sum, x)| *sum += x);
+            if let Some(panel) = panel.as_mut().and_then(Iterator::next) {
+                panel.copy_from_slice(&row);
             }
         }
+        self.add(&sums);
     }
 
     /// Sums and rounds, for products in bf16.
