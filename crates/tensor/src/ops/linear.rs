@@ -20,9 +20,6 @@ pub(crate) fn times(device: &Device, out: &mut [f32], start: Start, x: &Tensor, 
 
 /// `out = start + xᵀ right`, in the precision in which `right` is packed.
 pub(crate) fn transposed_times(device: &Device, out: &mut [f32], start: Start, x: &Tensor, right: &Panels) {
-    if right.precision() == Precision::F32 && right.is_one() {
-        return product(device, out, start, Left::Across(Mat::new(x.f32(), x.rows(), x.width())), right);
-    }
     product(device, out, start, Left::Turned(&x.panels(false, right.precision(), false)), right);
 }
 

@@ -1,7 +1,7 @@
 //! A low-rank addition to a linear map: `base + scale * (x Aᵀ) Bᵀ`.
 
 use crate::error::{Result, ensure_shape};
-use crate::kernels::product::{Left, Start, product};
+use crate::kernels::product::Start;
 use crate::ops::linear::{Input, times, transposed_times};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
@@ -63,24 +63,7 @@ impl Tape {
                     inner.scale(scale)?;
                     if let Some(input) = saved_input {
                         flow.accumulate(a_node, &a_shape, |out, holds_sum| {
-                            let right = inner.panels(false, precision, false);
-                            match input {
-                                // The wide matrix is read where it lies, for a gradient that is turned afterwards.
-                                Input::Whole(x) if right.is_one() => {
-                                    let mut turned = Tensor::stale(&device, &[inputs, rank]);
-                                    transposed_times(&device, turned.f32_mut(), Start::Zero, &x, &right);
-                                    turn(out, turned.f32(), rank, holds_sum);
-                                }
-                                input => {
-                                    product(
-                                        &device,
-                                        out,
-                                        Start::sum_if(holds_sum),
-                                        Left::Turned(&right),
-                                        &input.panels(),
-                                    );
-                                }
-                            }
+                            transposed_times(&device, out, Start::sum_if(holds_sum), &inner, &input.panels());
                             Ok(())
                         })?;
                     }
@@ -95,17 +78,6 @@ impl Tape {
                 flow.add(base_node, gradient)
             }
         }))
-    }
-}
-
-/// `out = xᵀ`, or `out += xᵀ`; `x` is `[.., width]`.
-fn turn(out: &mut [f32], x: &[f32], width: usize, holds_sum: bool) {
-    let rows = x.len() / width;
-    for (i, row) in x.chunks_exact(width).enumerate() {
-        for (j, x) in row.iter().enumerate() {
-            let to = &mut out[j * rows + i];
-            *to = if holds_sum { *to + x } else { *x };
-        }
     }
 }
 

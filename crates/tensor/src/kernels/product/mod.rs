@@ -72,11 +72,6 @@ impl Panels {
         self.precision
     }
 
-    /// Whether one panel holds all columns, so that a product reads its left operand once.
-    pub(crate) fn is_one(&self) -> bool {
-        self.cols <= PANEL
-    }
-
     /// Multiplications and additions of a product.
     fn operations(&self, a: Left) -> u64 {
         let (rows, inner, _) = a.extents();
@@ -128,8 +123,6 @@ pub(crate) enum Left<'a> {
     Bf16(&'a Half),
     /// The transpose of a matrix that was packed as a right operand would be.
     Turned(&'a Panels),
-    /// The transpose of an f32 matrix where it lies: for a right operand of one panel, which reads it once.
-    Across(Mat<'a>),
 }
 
 impl Left<'_> {
@@ -138,7 +131,6 @@ impl Left<'_> {
             Left::F32(a) => (a.rows, a.cols, Precision::F32),
             Left::Bf16(a) => (a.rows, a.inner, Precision::Bf16),
             Left::Turned(a) => (a.cols, a.inner, a.precision),
-            Left::Across(a) => (a.cols, a.rows, Precision::F32),
         }
     }
 }
@@ -233,7 +225,7 @@ fn product_by(
     let (rows, inner, precision) = a.extents();
     assert!(inner == b.inner && precision == b.precision, "operands of a product");
     assert_eq!(out.len(), rows * b.cols, "outputs of a product");
-    if let Left::F32(a) | Left::Across(a) = a {
+    if let Left::F32(a) = a {
         assert!(a.fits() && a.col_stride == 1, "a matrix outside its memory");
     }
     if let Start::Bias(bias) = start {
@@ -307,7 +299,6 @@ fn rows_by_panels(
                         (&words[row * b.depth + from..], b.depth, 1)
                     }
                     Left::Turned(a) => (&a.words()[(row / PANEL * a.depth + from) * PANEL..], 1, PANEL),
-                    Left::Across(a) => (bytemuck::cast_slice(&a.data[from * a.row_stride + row..]), 1, a.row_stride),
                 };
                 let count = part.min(rows.end - row);
                 let block = Block { words: words.as_ptr(), row: row_step, step, rows: count };
@@ -410,18 +401,6 @@ mod tests {
                                 product_by(isa, &mut out, Start::Sum, left, &panels, None);
                                 let sum = out.clone();
                                 product_by(isa, &mut out, Start::Bias(&bias), left, &panels, None);
-                                if let (Left::Turned(_), Precision::F32) = (left, precision) {
-                                    let mut across = out.clone();
-                                    product_by(
-                                        isa,
-                                        &mut across,
-                                        Start::Bias(&bias),
-                                        Left::Across(a.t()),
-                                        &panels,
-                                        None,
-                                    );
-                                    assert!(across == out, "{isa:?}: a transpose where it lies gives other bits");
-                                }
                                 (sum, out)
                             })
                         };
