@@ -193,7 +193,7 @@ pub(crate) struct Export {
 pub(crate) enum Target {
     /// transformers: the whole model
     Hf,
-    /// peft: what LoRA added
+    /// peft: what LoRA or a prefix added
     Peft,
     /// adapters (AdapterHub): what adapters added
     Adapterhub,

@@ -5,9 +5,13 @@ use std::panic::PanicHookInfo;
 
 use crate::failure::FAILED;
 
-/// Says the sentence and exits, from whichever thread it is that panics.
+/// Says the sentence and exits, from whichever thread it is that panics; but a panic of the `tokenizers` crate over a broken
+/// file is an error like others, and goes its way.
 pub(crate) fn install() {
     std::panic::set_hook(Box::new(|info| {
+        if luthier_data::panics_are_errors() {
+            return;
+        }
         let place = info.location().map(|place| format!("{}:{}", place.file(), place.line()));
         let _ = writeln!(io::stderr(), "{}", sentence(message(info), place.as_deref().unwrap_or("an unknown place")));
         std::process::exit(i32::from(FAILED));

@@ -39,6 +39,40 @@ fn what_a_person_can_put_right_is_two() {
     }
 }
 
+/// Two recipes that would write into one folder: neither runs.
+#[test]
+fn a_run_directory_is_for_one_recipe() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("b")).expect("a folder");
+    folder.write("b/recipe.toml", &folder.recipe("epochs = 2"));
+    let ran = folder.run("train recipe.toml b/recipe.toml");
+    assert_eq!(ran.code, Some(2), "{ran:#?}");
+    assert!(ran.error.contains("b/recipe.toml: found a recipe whose run directory"), "{ran:#?}");
+    assert!(!folder.path("runs").exists());
+}
+
+/// Only a classifier answers, and it says how many texts it cut; a list of answers is closed whatever comes after them.
+#[test]
+fn predict_says_what_it_does_not_do() {
+    let folder = Folder::new();
+    let recipe = folder.recipe("epochs = 1");
+    let adapt = recipe.split("[[stage]]\nname = \"animals\"").next().expect("the first stage");
+    folder.write("adapt.toml", adapt);
+    folder.run("train adapt.toml").good();
+    let ran = folder.run("predict runs/adapt test.csv --json");
+    assert!(ran.code == Some(2) && ran.out.is_empty() && ran.error.contains("expected a classifier"), "{ran:#?}");
+
+    folder.write("short.toml", &recipe.replace("dev = 0.25", "dev = 0.25, max_length = 6"));
+    folder.run("train short.toml").good();
+    let ran = folder.run("predict runs/short test.csv --json").good();
+    assert_eq!(ran.json().as_array().map(Vec::len), Some(20));
+    assert!(ran.error.contains("warning: 20 texts of test.csv cut"), "{ran:#?}");
+
+    folder.write("half.jsonl", "{\"text\": \"a cat\"}\n{\"txt\": \"a dog\"}\n");
+    let ran = folder.run("predict runs/short half.jsonl --json");
+    assert_eq!((ran.code, ran.json().as_array().map(Vec::len)), (Some(2), Some(1)), "{ran:#?}");
+}
+
 /// A folder that cannot be written is nobody's wrong recipe.
 #[test]
 fn what_the_machine_refuses_is_one() {

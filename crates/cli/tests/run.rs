@@ -72,6 +72,22 @@ fn every_command_prints_one_document() {
 }
 
 #[test]
+fn masked_language_modelling_reads_both_texts_of_a_pair() {
+    let folder = Folder::new();
+    let recipe = folder.recipe("epochs = 1");
+    let adapt = recipe.split("[[stage]]\nname = \"animals\"").next().expect("the first stage");
+    folder.write("one.toml", adapt);
+    folder.write("both.toml", &adapt.replace("\"train.csv\"", "\"train.csv\", pair = \"label\""));
+    let tokens = |recipe: &str| -> u64 {
+        let ran = folder.run(&format!("train {recipe}")).good();
+        let said = ran.out.split("train 40 examples (").nth(1).and_then(|rest| rest.split(' ').next());
+        said.and_then(|tokens| tokens.parse().ok()).unwrap_or_else(|| panic!("{ran:#?}"))
+    };
+    // A word of a label and the separator behind it, at least.
+    assert!(tokens("both.toml") >= tokens("one.toml") + 80);
+}
+
+#[test]
 fn predictions_stand_beside_their_rows() {
     let folder = trained();
     folder.write("texts.csv", "id,text\n7,\"the cat, sat\"\n8,the dog\n");

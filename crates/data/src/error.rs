@@ -131,7 +131,7 @@ pub enum DataError {
     /// Texts longer than allowed, where the recipe says that this is an error.
     #[error(
         "{}:{line}: found a text of {length} tokens ({count} texts in this file are too long), expected at most \
-         {max_length}; shorten them, raise max_length, or say on_overlong = \"truncate\" or \"drop\"",
+         {max_length}; shorten them, raise max_length, or say overlong = \"truncate\" or \"drop\"",
         path.display()
     )]
     Overlong {

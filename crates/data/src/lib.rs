@@ -28,4 +28,4 @@ pub use labels::Labels;
 pub use order::Order;
 pub use read::{Columns, Example, Format, Row, Rows, TextUnit};
 pub use split::{Split, split_dev};
-pub use tokenize::{EncodeOptions, Encoded, Overlong, SpecialTokens, Tokenizer};
+pub use tokenize::{EncodeOptions, Encoded, Overlong, SpecialTokens, Tokenizer, panics_are_errors};

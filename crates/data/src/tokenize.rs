@@ -12,6 +12,7 @@ use tokenizers::{Encoding, PostProcessor};
 
 mod load;
 pub(crate) use load::bert_tokenizer;
+pub use load::panics_are_errors;
 
 /// What happens to a text longer than the model takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

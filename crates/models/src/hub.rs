@@ -123,6 +123,12 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The names of its classes by number, if its `config.json` has them all (`id2label`).
+    pub fn labels(&self) -> Option<Vec<String>> {
+        let named = self.config.get("id2label")?.as_object()?;
+        (0..named.len()).map(|id| Some(named.get(&id.to_string())?.as_str()?.to_owned())).collect()
+    }
+
     /// Its `config.json`.
     pub fn config(&self) -> &serde_json::Value {
         &self.config

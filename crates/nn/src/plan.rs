@@ -60,6 +60,7 @@ pub struct Plan {
     method: String,
     added: BTreeMap<String, ParamSpec>,
     moves: BTreeMap<String, u64>,
+    fresh: BTreeSet<String>,
     frozen: BTreeSet<String>,
     edits: Vec<(String, Vec<String>, Arc<dyn Edit>)>,
     weights: BTreeMap<String, Named<dyn WeightMap>>,
@@ -91,6 +92,7 @@ impl Plan {
             method: String::new(),
             added: BTreeMap::new(),
             moves,
+            fresh: BTreeSet::new(),
             frozen: BTreeSet::new(),
             edits: Vec::new(),
             weights: BTreeMap::new(),
@@ -161,7 +163,13 @@ impl Plan {
     pub fn train_new(&mut self, paths: &[String]) {
         for path in paths {
             self.moves.insert(path.clone(), 0);
+            self.fresh.insert(path.clone());
         }
+    }
+
+    /// Whether a parameter of the network begins at random, so that it has no pretrained value.
+    pub fn is_new(&self, path: &str) -> bool {
+        self.fresh.contains(path)
     }
 
     /// `edit`: changes parameters once, before the first step.

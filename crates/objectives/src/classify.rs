@@ -22,7 +22,7 @@ pub struct Classify {}
 impl Intent for Classify {
     fn task(&self) -> Task {
         use MetricKind::{Accuracy, Loss, MacroF1, Matthews, MicroF1};
-        Task { labelled: true, steady: true, metrics: &[Accuracy, MacroF1, MicroF1, Matthews, Loss] }
+        Task { labelled: true, steady: true, logits: true, metrics: &[Accuracy, MacroF1, MicroF1, Matthews, Loss] }
     }
 
     fn check(&self) -> Result<()> {

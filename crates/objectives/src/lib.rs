@@ -58,6 +58,8 @@ pub struct Task {
     pub labelled: bool,
     /// Whether the network reads the same tokens of an example in every epoch.
     pub steady: bool,
+    /// Whether its loss gives a distribution over labels for each example.
+    pub logits: bool,
     /// The metrics it offers; the first decides unless the recipe says otherwise.
     pub metrics: &'static [MetricKind],
 }

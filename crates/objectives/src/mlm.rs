@@ -48,7 +48,7 @@ impl Default for MaskedLm {
 impl Intent for MaskedLm {
     fn task(&self) -> Task {
         let metrics = &[MetricKind::Loss, MetricKind::Perplexity, MetricKind::MaskedAccuracy];
-        Task { labelled: false, steady: false, metrics }
+        Task { labelled: false, steady: false, logits: false, metrics }
     }
 
     fn check(&self) -> Result<()> {

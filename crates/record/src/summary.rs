@@ -33,7 +33,7 @@ pub struct StageSummary {
     pub scores: BTreeMap<String, Scores>,
     /// Real tokens (no padding) trained on, per second of training.
     pub tokens_per_second: f64,
-    /// How long it took, evaluation included.
+    /// How long training took, evaluation left out.
     pub seconds: f64,
 }
 

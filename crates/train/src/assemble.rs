@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use luthier_data::{Labels, Tokenizer};
-use luthier_models::{Checkpoint, load_tensors, save_tensors};
+use luthier_models::{Checkpoint, Loaded, load_tensors, save_tensors};
 use luthier_nn::{Device, Init, Network, Params, Plan, Rng, Spec};
 use luthier_objectives::Objective;
 use luthier_record::StageSummary;
@@ -73,8 +73,11 @@ pub struct Assembled {
 
 /// Puts a stage's network together.
 ///
+/// A finished stage is put together again with what was new when it began, as it was `recorded`.
+///
 /// # Errors
 /// A base model that does not fit, methods that do not go together.
+#[expect(clippy::too_many_arguments, reason = "everything that a stage is made of")]
 pub fn assemble(
     device: &Device,
     base: &Checkpoint,
@@ -82,6 +85,7 @@ pub fn assemble(
     stage: &Stage,
     labels: Option<&Labels>,
     carry: &Carry,
+    recorded: Option<&[String]>,
     seed: u64,
 ) -> Result<Assembled> {
     let objective = stage.objective.get().build(labels, tokenizer)?;
@@ -96,7 +100,10 @@ pub fn assemble(
             help: "Use the tokenizer that belongs to the model".to_owned(),
         });
     }
-    let loaded = base.load(device, &spec, seed)?;
+    let mut loaded = base.load(device, &spec, seed)?;
+    if let (Some(labels), Some(names)) = (labels, base.labels()) {
+        by_name(device, &spec, labels.names(), &names, seed, &mut loaded)?;
+    }
     let (mut params, mut new) = (loaded.params, loaded.new);
     let mut differs: BTreeSet<String> = new.iter().cloned().collect();
     let mut left = carry.params.clone();
@@ -115,7 +122,7 @@ pub fn assemble(
     let earlier: Vec<&Method> =
         carry.methods.iter().filter(|method| !own.contains(&crate::fingerprint::of(*method))).collect();
     let inherited = merge_earlier(&spec, &earlier, &mut params, &mut left, &mut differs)?;
-    let plan = plan_after(stage, &inherited, spec, &new)?;
+    let plan = plan_after(stage, &inherited, spec, recorded.unwrap_or(&new))?;
     for added in plan.added() {
         let tensor = match left.remove(&added.path) {
             Some(tensor) if tensor.shape() == added.shape => tensor,
@@ -125,6 +132,43 @@ pub fn assemble(
         differs.insert(added.path.clone());
     }
     Ok(Assembled { network, objective, plan, params, new, unused: loaded.unused, inherited, differs })
+}
+
+/// Gives the rows of the base model's classifier to the labels that they were trained for, or draws it anew where the labels
+/// are others. Names that say nothing (`LABEL_0`) are taken as they come.
+fn by_name(
+    device: &Device,
+    spec: &Spec,
+    labels: &[String],
+    names: &[String],
+    seed: u64,
+    base: &mut Loaded,
+) -> Result<()> {
+    let nameless = names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"));
+    if names == labels || nameless || names.len() != labels.len() {
+        return Ok(());
+    }
+    let rows: Option<Vec<usize>> = labels.iter().map(|label| names.iter().position(|name| name == label)).collect();
+    for param in spec.params.iter().filter(|param| param.role == luthier_nn::Role::Head) {
+        if base.new.contains(&param.path) {
+            continue;
+        }
+        let tensor = match &rows {
+            Some(rows) => {
+                let values = base.params.get(&param.path)?.to_vec();
+                let width = values.len() / rows.len();
+                let moved = rows.iter().flat_map(|row| &values[row * width..][..width]).copied().collect();
+                luthier_nn::Tensor::from_vec(device, &param.shape, moved).map_err(luthier_nn::NnError::from)?
+            }
+            None => {
+                base.new.push(param.path.clone());
+                base.unused.push(param.path.clone());
+                draw(device, param.init, &param.shape, seed, &param.path)?
+            }
+        };
+        base.params.insert(&param.path, tensor);
+    }
+    Ok(())
 }
 
 fn draw(device: &Device, init: Init, shape: &[usize], seed: u64, path: &str) -> Result<luthier_nn::Tensor> {

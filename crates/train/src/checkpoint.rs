@@ -99,7 +99,22 @@ impl Checkpoints {
     pub fn save_best(&self, step: u64, params: &Params) -> Result<()> {
         make_dir(&self.dir)?;
         save_tensors(&self.best_path(step), params.iter().map(|(path, tensor)| (path.to_owned(), tensor)))?;
-        sync_dir(&self.dir)
+        sync_dir(&self.dir)?;
+        // The one before it may be what the newest checkpoint speaks of; those in between nobody needs.
+        let mut needed = vec![step];
+        if let Some((_, name)) = self.steps()?.pop() {
+            let progress: Progress = read_json(&self.dir.join(&name).join("state.json"))?;
+            needed.extend(progress.best.map(|best| best.step));
+        }
+        let needed: Vec<PathBuf> = needed.into_iter().map(|step| self.best_path(step)).collect();
+        let begin = format!("{}-best-", self.stage);
+        for name in self.entries()? {
+            let path = self.dir.join(&name);
+            if name.starts_with(&begin) && !needed.contains(&path) {
+                std::fs::remove_file(&path).map_err(|source| TrainError::file("remove", &path, source))?;
+            }
+        }
+        Ok(())
     }
 
     /// The weights of the best evaluation.

@@ -168,10 +168,11 @@ impl Preparation<'_> {
     /// The texts of one file.
     pub fn texts_of(&self, path: &Path, labelled: bool) -> Result<Texts> {
         let data = self.data;
-        let examples = if labelled {
-            read_examples(path, data.format, &data.columns(true))?
-        } else {
+        let plain = data.format.map_or_else(|| Format::of(path), Ok)? == Format::Text;
+        let examples = if plain && !labelled {
             read_documents(path, data.format, &data.text, data.unit)?
+        } else {
+            read_examples(path, data.format, &data.columns(labelled))?
         };
         Ok(Texts { source: path.to_owned(), examples })
     }

@@ -16,7 +16,8 @@ const FORMAT: u32 = 1;
 
 /// The files of a base model and its tokenizer that matter.
 const MODEL_FILES: [&str; 3] = ["config.json", "model.safetensors", "model.safetensors.index.json"];
-const TOKENIZER_FILES: [&str; 4] = ["tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json"];
+const TOKENIZER_FILES: [&str; 5] =
+    ["tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
 
 /// The hash of a file's bytes.
 pub fn of_file(path: &Path) -> Result<String> {

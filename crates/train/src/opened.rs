@@ -15,7 +15,7 @@ use crate::error::{Result, TrainError};
 use crate::evaluate::{Evaluation, evaluate};
 use crate::parse::Source;
 use crate::recipe::{Recipe, Stage};
-use crate::run::{base_model, max_length, stage_seed};
+use crate::run::{max_length, stage_seed};
 
 /// A run whose last stage is finished.
 pub struct Run {
@@ -57,7 +57,7 @@ impl Run {
         }
         let recipe = Source::read(&recipe_path, &[])?.recipe;
         let device = Device::cpu();
-        let base_dir = base_model(&recipe, path, &device)?;
+        let base_dir = recipe.model.path.clone().unwrap_or_else(|| path.join("base"));
         let (index, stage) = match recipe.stage.iter().enumerate().next_back() {
             Some(last) => last,
             None => return Err(refuse("a recipe without stages".to_owned(), "at least one", "The run is damaged")),
@@ -84,7 +84,7 @@ impl Run {
         let kept = Carry { methods, ..carry.clone() };
         let labels = record.labels.as_ref();
         let seed = stage_seed(&recipe, index);
-        let assembled = assemble(&device, &base, &tokenizer, stage, labels, &kept, seed)?;
+        let assembled = assemble(&device, &base, &tokenizer, stage, labels, &kept, Some(&record.new), seed)?;
         Ok(Run { path: path.to_owned(), recipe, record, assembled, carry, base, base_dir, tokenizer, device })
     }
 
@@ -145,8 +145,9 @@ impl Run {
         Ok((evaluate(&self.evaluation(), &part, None)?, notices))
     }
 
-    /// Predictions for texts, in their order. `source` is what messages call the file.
-    pub fn predict(&self, texts: &[Example], source: &Path) -> Result<Vec<Prediction>> {
+    /// Predictions for texts, in their order, and how many texts were cut to the run's length. `source` is what messages
+    /// call the file.
+    pub fn predict(&self, texts: &[Example], source: &Path) -> Result<(Vec<Prediction>, usize)> {
         let stage = self.stage();
         let options = luthier_data::EncodeOptions {
             max_length: self.record.max_length,
@@ -157,6 +158,7 @@ impl Run {
             },
         };
         let encoded = self.tokenizer.encode_all(texts, source, options)?;
+        let cut = encoded.truncated.len();
         let examples = Examples { corpus: encoded.corpus, labels: Vec::new() };
         let mut predictions: Vec<Option<Prediction>> = vec![None; texts.len()];
         for chosen in luthier_data::order::evaluation_batches(&examples.corpus.lengths(), stage.train.token_budget) {
@@ -168,6 +170,6 @@ impl Run {
                 predictions[i as usize] = Some(prediction);
             }
         }
-        Ok(predictions.into_iter().flatten().collect())
+        Ok((predictions.into_iter().flatten().collect(), cut))
     }
 }

@@ -34,6 +34,15 @@ pub fn plan_after(stage: &Stage, inherited: &[Method], spec: Arc<Spec>, new: &[S
         for stabiliser in &stage.stabilise {
             plan.apply(stabiliser.kind(), stabiliser.get())?;
         }
+        if plan.wraps().next().is_some() && !stage.objective.get().task().logits {
+            return Err(luthier_nn::NnError::Conflict {
+                first: "r3f".to_owned(),
+                second: format!("the objective {}", stage.objective.kind()),
+                reason: "it has no distribution over labels to compare".to_owned(),
+                hint: "Leave it out, or use it with classify.".to_owned(),
+            }
+            .into());
+        }
         // Biases and norms do not decay, as in transformers' Trainer: they are all that has a single extent.
         plan.no_decay(|param| param.shape.len() < 2);
         plan.check()?;

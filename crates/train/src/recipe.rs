@@ -173,7 +173,7 @@ pub struct Train {
     pub epsilon: f64,
     /// The precision of matrix products.
     pub precision: PrecisionKey,
-    /// The most tokens that go through the network at once. It changes memory and speed, never the result.
+    /// The most tokens that go through the network at once. It changes memory and speed, and the result by rounding alone.
     pub token_budget: usize,
     /// Whether the layers below the first one that changes are computed once for each text, without their dropout, and
     /// kept, those of the dev data too (in memory up to 1 GiB each, then in a file): the result of training with that dropout

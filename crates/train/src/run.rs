@@ -78,10 +78,13 @@ pub fn run(resolved: &Resolved, options: &Options, watch: &Watch, emit: &mut dyn
         let dir = stage_dir(&options.out, index, &stage.name);
         if let Some(record) = read_record(&dir)?.filter(|record| record.key == key) {
             sink.notice(Level::Info, format!("Stage {} is finished already and is not run again.", stage.name))?;
+            // A run that was killed between the two may have left them.
+            Checkpoints::new(&options.out, &stage.name).clear()?;
             carry = read_carry(&device, &dir, &record)?;
             summaries.push(record.summary);
             continue;
         }
+        forget(&options.out, recipe, index, &mut sink)?;
         let session =
             Session { recipe, index, stage, key, base: &base, tokenizer: &tokenizer, cache: &cache, device: &device };
         match session.train(&options.out, &carry, &mut sink).map_err(|error| error.in_stage(&stage.name))? {
@@ -109,8 +112,22 @@ pub fn run(resolved: &Resolved, options: &Options, watch: &Watch, emit: &mut dyn
     Ok(Outcome::Finished(summary))
 }
 
+/// Takes away what an earlier recipe left of this stage and those after it, so that it does not pass for this one's.
+fn forget(out: &Path, recipe: &Recipe, index: usize, sink: &mut Sink) -> Result<()> {
+    for (i, stage) in recipe.stage.iter().enumerate().skip(index) {
+        let dir = stage_dir(out, i, &stage.name);
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).map_err(|source| TrainError::file("remove", &dir, source))?;
+            let text =
+                format!("Stage {} was finished by another recipe, data or model; it is trained anew.", stage.name);
+            sink.notice(Level::Warning, text)?;
+        }
+    }
+    Ok(())
+}
+
 /// The directory of the base model: the recipe's, or a new one in the run directory.
-pub fn base_model(recipe: &Recipe, out: &Path, device: &Device) -> Result<PathBuf> {
+pub(crate) fn base_model(recipe: &Recipe, out: &Path, device: &Device) -> Result<PathBuf> {
     match (&recipe.model.path, &recipe.model.new) {
         (Some(path), _) => Ok(path.clone()),
         (None, Some(new)) => crate::scratch::make(new, recipe.seed, &out.join("base"), device),
@@ -138,7 +155,8 @@ fn check_directory(options: &Options, now: &Manifest) -> Result<()> {
             .collect();
         return match names.first() {
             None => Ok(()),
-            Some(name) if name == "recipe.toml" => Ok(()), // stopped in its first instants
+            // Stopped in its first instants: our own recipe, alone.
+            Some(name) if name == "recipe.toml" && names.len() == 1 && resolved_recipe(&options.out) => Ok(()),
             Some(name) => refuse(
                 format!("the folder holds {name} and no run"),
                 "an empty folder, a new one, or a run directory",
@@ -164,6 +182,11 @@ fn check_directory(options: &Options, now: &Manifest) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whether a folder's recipe is one that a run wrote, and not a person's own.
+fn resolved_recipe(out: &Path) -> bool {
+    std::fs::read_to_string(out.join("recipe.toml")).is_ok_and(|text| text.starts_with(crate::recipe::write::RESOLVED))
 }
 
 /// Where events go: the log, and whoever watches.
@@ -238,7 +261,7 @@ impl Session<'_> {
         let max_length = max_length(stage, self.base.config())?;
         let data = self.prepare(max_length, task.labelled)?;
         let labels = data.labels.as_ref();
-        let assembled = assemble(device, self.base, self.tokenizer, stage, labels, carry, seed)?;
+        let assembled = assemble(device, self.base, self.tokenizer, stage, labels, carry, None, seed)?;
         self.report(&data, &assembled, sink)?;
 
         let per_epoch = (data.train.examples.corpus.len() as u64).div_ceil(stage.train.batch as u64);
@@ -305,7 +328,16 @@ impl Session<'_> {
             cache: self.cache,
             seed: recipe.seed,
         };
-        preparation.tokenize(&preparation.read(labelled)?)
+        let data = preparation.tokenize(&preparation.read(labelled)?)?;
+        if data.train.examples.corpus.is_empty() {
+            return Err(TrainError::Run {
+                path: data.train.source,
+                found: format!("no text that is kept for training ({} dropped as too long)", data.train.dropped),
+                expected: "at least one".to_owned(),
+                help: "Raise max_length, or say overlong = \"truncate\"".to_owned(),
+            });
+        }
+        Ok(data)
     }
 
     /// Says what a person should know before the first step.

@@ -7,7 +7,7 @@ use luthier_models::{family, save_tensors};
 use luthier_nn::{Device, Head, Params, Rng};
 
 use crate::checkpoint::{make_dir, to_json, write_file};
-use crate::error::Result;
+use crate::error::{Result, TrainError};
 use crate::recipe::NewModel;
 
 /// Makes the directory, or finds it made by the same recipe; gives back its path.
@@ -18,6 +18,18 @@ pub fn make(new: &NewModel, seed: u64, dir: &Path, device: &Device) -> Result<Pa
         return Ok(dir.to_owned());
     }
     make_dir(dir)?;
+    let begun = mark_path.exists();
+    let foreign = std::fs::read_dir(dir).map_err(|source| TrainError::file("list", dir, source))?.flatten().next();
+    if let (false, Some(entry)) = (begun, foreign) {
+        return Err(TrainError::Run {
+            path: dir.to_owned(),
+            found: format!("{}, which Luthier did not make", entry.file_name().to_string_lossy()),
+            expected: "an empty folder for the new model".to_owned(),
+            help: "Give another run directory with --out".to_owned(),
+        });
+    }
+    // From here on the folder is ours, finished or not.
+    write_file(&mark_path, b"")?;
     let mut config: serde_json::Map<String, serde_json::Value> =
         new.config.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     let length = config.get("max_position_embeddings").and_then(serde_json::Value::as_u64).unwrap_or(512);

@@ -229,6 +229,11 @@ fn broken_recipes_are_answered_with_line_and_key() {
         ),
         ("dev = 0.1", "dev = 0.1, pack = true", &["recipe.toml:15:", "`pack` would join texts with different labels"]),
         ("unit = \"paragraph\"", "pair = \"b\", pack = true, format = \"csv\"", &["recipe.toml:9:", "pairs are not"]),
+        (
+            "unit = \"paragraph\"",
+            "overlong = \"drop\"",
+            &["recipe.toml:9:", "`overlong` does nothing where texts are packed"],
+        ),
         ("unit = \"paragraph\"", "label = \"x\"", &["recipe.toml:9:", "`label` does nothing"]),
         ("unit = \"paragraph\"", "text = \"x\"", &["recipe.toml:9:", "`text` does nothing: plain text has no columns"]),
         ("dev = 0.1", "unit = \"paragraph\", dev = 0.1", &["`unit` does nothing: a csv file has rows"]),

@@ -1,7 +1,8 @@
 //! `luthier predict`.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter};
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -25,6 +26,14 @@ const STANDARD_INPUT: &str = "standard input";
 pub(crate) fn predict(arguments: &Predict, screen: Screen) -> Result<()> {
     let start = Instant::now();
     let run = Run::open(&arguments.run)?;
+    if run.labels().is_none() {
+        let kind = run.stage().objective.kind();
+        return Err(Wrong(format!(
+            "{}: found a last stage of the objective {kind}, expected a classifier; only classifiers predict",
+            arguments.run.display()
+        ))
+        .into());
+    }
     let (rows, format) = open(arguments)?;
     let columns = columns(&run, format);
     rows.check(&columns).map_err(TrainError::from)?;
@@ -32,8 +41,10 @@ pub(crate) fn predict(arguments: &Predict, screen: Screen) -> Result<()> {
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let source = rows.path().to_owned();
     not_taken(header.iter().copied(), added(arguments.logits), &|| format!("{}:1", source.display()))?;
+    let cut = Cell::new(0);
     let mut ask = |examples: &[Example]| -> Result<Vec<Answer>> {
-        let predictions = run.predict(examples, &source)?;
+        let (predictions, more) = run.predict(examples, &source)?;
+        cut.set(cut.get() + more);
         let answers = predictions.into_iter();
         Ok(answers.map(|p| Answer { label: p.label, probability: p.probability, logits: p.logits }).collect())
     };
@@ -42,9 +53,11 @@ pub(crate) fn predict(arguments: &Predict, screen: Screen) -> Result<()> {
     let Some(path) = &arguments.out else {
         let style = if screen.json { Style::List } else { Style::of(format) };
         let mut out = Writer::new(BufWriter::new(io::stdout()), style, &header, labels)?;
-        answer(rows, &columns, &mut out, &mut ask)?;
+        let answered = answer(rows, &columns, &mut out, &mut ask);
+        // What was answered before an error stands, in a list that is closed.
         out.finish()?;
-        return Ok(());
+        say_cut(cut.get(), &source);
+        return answered;
     };
     let style = style_of(path, format)?;
     let aside = aside(path);
@@ -55,6 +68,7 @@ pub(crate) fn predict(arguments: &Predict, screen: Screen) -> Result<()> {
         let _ = std::fs::remove_file(&aside);
         return Err(error);
     }
+    say_cut(cut.get(), &source);
     let (file, count) = out.finish()?;
     file.get_ref()
         .sync_all()
@@ -66,6 +80,18 @@ pub(crate) fn predict(arguments: &Predict, screen: Screen) -> Result<()> {
     let took = duration(start.elapsed().as_secs_f64());
     screen.say(&format!("{} answered in {took}: {}", counted(count, "row"), path.display()));
     Ok(())
+}
+
+/// Says how many texts were cut, where it does not get between the answers.
+fn say_cut(texts: usize, source: &Path) {
+    if texts > 0 {
+        let texts = counted(texts as u64, "text");
+        let _ = writeln!(
+            io::stderr(),
+            "warning: {texts} of {} cut to the length that the run was trained at",
+            source.display()
+        );
+    }
 }
 
 /// The input and its format.

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::args::Train;
 use crate::environment::{Environment, run_directory};
-use crate::failure::DONE;
+use crate::failure::{DONE, Wrong};
 use crate::render::plain::Plain;
 use crate::render::progress::Progress;
 use crate::render::scores::{comparison, summary};
@@ -29,9 +29,19 @@ pub(crate) fn train(arguments: &Train, environment: &Environment, screen: Screen
     // Every recipe is read before the first one runs: the last one's mistake should not wait for the others.
     let resolved =
         recipes.iter().map(|path| Source::read(path, &arguments.recipe.sets())).collect::<Result<Vec<_>, _>>()?;
+    let outs: Vec<PathBuf> =
+        recipes.iter().map(|path| arguments.out.clone().unwrap_or_else(|| run_directory(path))).collect();
+    if let Some((i, out)) = outs.iter().enumerate().find(|(i, out)| outs[..*i].contains(out)) {
+        return Err(Wrong(format!(
+            "{}: found a recipe whose run directory, {}, is that of an earlier recipe, expected one of its own; rename a \
+             recipe, or run them one by one with --out",
+            recipes[i].display(),
+            out.display()
+        ))
+        .into());
+    }
     let mut results = Vec::new();
-    for (resolved, path) in resolved.iter().zip(&recipes) {
-        let out = arguments.out.clone().unwrap_or_else(|| run_directory(path));
+    for (resolved, out) in resolved.iter().zip(outs) {
         let options = Options { out: out.clone(), resume: arguments.resume, cache: environment.cache.clone() };
         // The first run is timed from the start of the process, later ones from their own.
         let began = if results.is_empty() { start } else { Instant::now() };

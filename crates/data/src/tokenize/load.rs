@@ -14,7 +14,8 @@ use tokenizers::processors::bert::BertProcessing;
 use tokenizers::{AddedToken, Model};
 
 /// The files that may say something about a tokenizer; the first two are the tokenizer itself.
-const FILES: [&str; 4] = ["tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json"];
+const FILES: [&str; 5] =
+    ["tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
 /// Files that are copied with them, for Python's slow tokenizers.
 const COMPANIONS: [&str; 3] = ["sentencepiece.bpe.model", "vocab.json", "merges.txt"];
 
@@ -92,6 +93,11 @@ pub(super) fn load(dir: &Path) -> Result<Tokenizer> {
             let found = format!("a vocabulary of {} tokens without [CLS], [SEP] or [UNK]", vocabulary.len());
             return Err(fault("vocab.txt", found, "the vocabulary of a BERT model", AGAIN));
         };
+        refuse_added(&files, &config, &vocabulary).map_err(|token| {
+            let found = format!("a vocabulary beside which the token `{token}` was added");
+            let help = "save the tokenizer anew with transformers' AutoTokenizer, which writes tokenizer.json";
+            fault("vocab.txt", found, "all tokens in the vocabulary, or a tokenizer.json", help)
+        })?;
         let others: Vec<String> = [present(&names[2]), present(&names[3])].into_iter().flatten().collect();
         let normalizer = said_by_config(&config, BertNormalizer::default());
         bert_tokenizer(&vocabulary, &cls, &sep, &unk, &others, normalizer)
@@ -175,10 +181,38 @@ fn check_templates(processor: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// Fails with a token that was added to a vocabulary and is not in it.
+fn refuse_added(files: &BTreeMap<&str, Vec<u8>>, config: &Settings, vocabulary: &[String]) -> Result<(), String> {
+    let apart: Option<BTreeMap<String, Value>> =
+        files.get("added_tokens.json").and_then(|bytes| serde_json::from_slice(bytes).ok());
+    let decoder = config.rest.get("added_tokens_decoder").and_then(Value::as_object);
+    let listed =
+        decoder.into_iter().flat_map(|decoder| decoder.values()).filter_map(|token| token.get("content")?.as_str());
+    let known: std::collections::BTreeSet<&str> = vocabulary.iter().map(String::as_str).collect();
+    let tokens = apart.iter().flat_map(BTreeMap::keys).map(String::as_str).chain(listed);
+    match tokens.into_iter().find(|token| !known.contains(token)) {
+        Some(token) => Err(token.to_owned()),
+        None => Ok(()),
+    }
+}
+
+thread_local! {
+    /// Whether this thread is in [`guarded`].
+    static GUARDED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Whether a panic of this thread becomes an error: what a panic hook, which comes first, should know.
+pub fn panics_are_errors() -> bool {
+    GUARDED.get()
+}
+
 /// Runs code of the `tokenizers` crate, which is known to panic on hostile files: the panic becomes its message.
 pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let before = GUARDED.replace(true);
     // What a panic leaves behind is dropped with the error, so nothing half-done is seen.
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    GUARDED.set(before);
+    done.map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it contradicts itself").to_string()
     })

@@ -14,8 +14,8 @@ use super::{Data, Dev, Every, EveryWord, NewModel, Recipe, Stage};
 const LONGEST_NAME: usize = 64;
 /// The fewest tokens of a text: its two special tokens and one of its own.
 const SHORTEST_TEXT: usize = 3;
-/// The fewest tokens of a new vocabulary: the special ones and one more.
-const SMALLEST_VOCABULARY: u32 = 6;
+/// The fewest tokens of a new vocabulary, as `luthier_data::vocabulary` wants it: room for the alphabet.
+const SMALLEST_VOCABULARY: u32 = 64;
 
 /// A table of the document, for the places of its keys.
 #[derive(Clone, Copy)]
@@ -207,7 +207,8 @@ impl Rules {
         let kind = stage.objective.kind();
         let pair = data.pair.is_some();
         let labelled = stage.objective.get().task().labelled;
-        if data.pack != Some(true) {
+        let by_default = data.pack.is_none() && !labelled && format(data) == Some(Format::Text);
+        if data.pack != Some(true) && !by_default {
             return;
         }
         if labelled {
@@ -220,8 +221,8 @@ impl Rules {
             self.wrong(at.key("pack"), message.to_owned());
         }
         if data.overlong != Overlong::default() {
-            let message =
-                "`overlong` does nothing beside `pack`: texts are cut into blocks and nothing is too long; take it out";
+            let message = "`overlong` does nothing where texts are packed: they are cut into blocks and nothing is too long; take it \
+                 out, or say pack = false";
             self.wrong(at.key("overlong"), message.to_owned());
         }
     }

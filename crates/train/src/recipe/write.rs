@@ -8,12 +8,15 @@ use serde_json::{Map, Value as Json};
 use super::problems::plain;
 use crate::parse::{Origin, dotted};
 
+/// The first line of a resolved recipe, by which a run directory's own is told from a person's.
+pub(crate) const RESOLVED: &str =
+    "# Every value of this run, and where each comes from. It is a recipe: it can be run again.";
+
 /// Writes a recipe that was turned into JSON. `name` is what the comments call its file.
 pub(crate) fn to_toml(recipe: &Json, origins: &BTreeMap<String, Origin>, name: &str) -> String {
     let mut writer = Writer { text: String::new(), origins, name };
-    writer
-        .text
-        .push_str("# Every value of this run, and where each comes from. It is a recipe: it can be run again.\n\n");
+    writer.text.push_str(RESOLVED);
+    writer.text.push_str("\n\n");
     if let Json::Object(table) = recipe {
         writer.table(table, "", "");
     }

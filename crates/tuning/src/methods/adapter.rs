@@ -95,7 +95,9 @@ impl Adapter {
 
     /// The inner width in a network of this width.
     pub fn bottleneck(&self, width: usize) -> usize {
-        ((width as f64 / self.reduction_factor) as usize).max(1)
+        // Python's floor division, which the adapters library uses: what rounding adds to a quotient is not in it.
+        let width = width as f64;
+        (((width - width % self.reduction_factor) / self.reduction_factor).round() as usize).max(1)
     }
 }
 

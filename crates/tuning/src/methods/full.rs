@@ -25,7 +25,10 @@ impl Technique for Full {
 
 impl PlanMethod for Full {
     fn plan(&self, plan: &mut Plan, spec: &Spec) -> Result<()> {
-        check::select(plan, spec, &self.except, &[])?;
+        // A role that has no parameters leaves none of them out.
+        for &role in &self.except {
+            Select::all().roles(&[role]).params(plan.method(), spec)?;
+        }
         let head = self.except.contains(&Role::Head);
         check::value(plan, "except", "head", !head, "roles of the pretrained network; the head always moves")?;
         if let Some(entry) = plan.entries().iter().find(|entry| entry.verb == Verb::Train) {

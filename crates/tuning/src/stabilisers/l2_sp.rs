@@ -36,7 +36,8 @@ impl Technique for L2Sp {
 
 /// The pretrained parameters that move.
 fn pretrained(plan: &Plan) -> impl Iterator<Item = &ParamSpec> {
-    plan.spec().params.iter().filter(|param| param.role != Role::Head && plan.moves(&param.path))
+    let pretrained = |param: &&ParamSpec| param.role != Role::Head && !plan.is_new(&param.path);
+    plan.spec().params.iter().filter(pretrained).filter(|param| plan.moves(&param.path))
 }
 
 impl PlanMethod for L2Sp {

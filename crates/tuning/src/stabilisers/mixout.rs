@@ -40,7 +40,8 @@ impl PlanMethod for Mixout {
         let mut roles: Vec<Role> = Vec::new();
         for site in &spec.sites {
             let linear = matches!(site.extent, Extent::Linear { .. }) && site.role != Role::Head;
-            if linear && !roles.contains(&site.role) && plan.moves(&format!("{}.weight", site.path)) {
+            let weight = format!("{}.weight", site.path);
+            if linear && !roles.contains(&site.role) && plan.moves(&weight) && !plan.is_new(&weight) {
                 roles.push(site.role);
             }
         }
