@@ -51,6 +51,21 @@ fn a_run_directory_is_for_one_recipe() {
     assert!(!folder.path("runs").exists());
 }
 
+/// A later stage's mistake is said before the first stage trains.
+#[test]
+fn a_later_stage_is_looked_at_first() {
+    let folder = Folder::new();
+    for (set, expected) in [
+        ("stage.animals.data.label=\"intent\"", "intent"),
+        ("stage.animals.data.max_length=900", "900"),
+        ("stage.animals.method=[{kind=\"top\",layers=9}]", "9"),
+    ] {
+        let ran = folder.run(&format!("train recipe.toml --set {set}"));
+        assert!(ran.code == Some(2) && ran.error.contains(expected), "{ran:#?}");
+        assert!(!folder.path("runs/recipe/events.jsonl").exists(), "{set}");
+    }
+}
+
 /// Only a classifier answers, and it says how many texts it cut; a list of answers is closed whatever comes after them.
 #[test]
 fn predict_says_what_it_does_not_do() {

@@ -54,6 +54,10 @@ pub enum Outcome {
 pub fn run(resolved: &Resolved, options: &Options, watch: &Watch, emit: &mut dyn FnMut(&Line)) -> Result<Outcome> {
     let recipe = &resolved.recipe;
     let device = Device::cpu();
+    if recipe.stage.len() > 1 {
+        // What can be known of a later stage's mistakes should not wait for the earlier ones.
+        crate::explain::explain(recipe, None)?;
+    }
     make_dir(&options.out)?;
     let base_dir = base_model(recipe, &options.out, &device)?;
     let manifest = fingerprint::manifest(recipe, &base_dir)?;

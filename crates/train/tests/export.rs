@@ -20,12 +20,17 @@ fn fixtures() -> PathBuf {
 
 /// Trains two steps of a classifier on the tiny model, after other stages if there are any.
 fn trained(dir: &Path, before: &str, method: &str) -> Run {
+    trained_from(&fixtures().join("bert-tiny").canonicalize().unwrap(), dir, before, method)
+}
+
+/// The same from another base model.
+fn trained_from(base: &Path, dir: &Path, before: &str, method: &str) -> Run {
     let rows = ["a good day,good", "a bad day,bad", "it is a day,neutral"].repeat(4).join("\n");
     std::fs::write(dir.join("data.csv"), format!("text,label\n{rows}\n")).unwrap();
     let recipe = format!(
         "[model]\npath = {:?}\n{before}\n[[stage]]\nname = \"task\"\nobjective = {{ kind = \"classify\" }}\n\
          data = {{ train = \"data.csv\" }}\nmethod = [{method}]\ntrain = {{ steps = 2, batch = 6, learning_rate = 0.05 }}\n",
-        fixtures().join("bert-tiny").canonicalize().unwrap()
+        base
     );
     std::fs::write(dir.join("recipe.toml"), recipe).unwrap();
     let resolved = Source::read(&dir.join("recipe.toml"), &[]).unwrap();
@@ -73,6 +78,30 @@ fn lora_is_what_peft_writes() {
     }
     // The run directory got the same kind of files.
     assert!(run.path.join("model").join(file).exists());
+}
+
+/// transformers refuses a checkpoint's classifier of another size unless it is told to let it go.
+#[test]
+fn the_card_lets_a_classifier_of_another_size_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second, base) = (dir.path().join("first"), dir.path().join("second"), dir.path().join("base"));
+    std::fs::create_dir(&first).unwrap();
+    std::fs::create_dir(&second).unwrap();
+    exported(&trained(&first, "", "{ kind = \"full\" }"), Target::Hf, &base);
+    let lora = "{ kind = \"lora\" }";
+    let card = |out: &Path| std::fs::read_to_string(out.join("run/model/README.md")).unwrap();
+    trained_from(&base, &second, "", lora);
+    assert!(card(&second).contains("num_labels=3)"), "{}", card(&second));
+    // Two labels in place of three: the head alone is cut down.
+    let file = base.join("model.safetensors");
+    let mut tensors = load_tensors(&Device::cpu(), &file).unwrap();
+    for (name, shape) in [("classifier.weight", vec![2, 16]), ("classifier.bias", vec![2])] {
+        tensors.insert(name, luthier_nn::Tensor::zeros(&Device::cpu(), &shape));
+    }
+    luthier_models::save_tensors(&file, tensors.iter().map(|(name, tensor)| (name.to_owned(), tensor))).unwrap();
+    std::fs::remove_dir_all(second.join("run")).unwrap();
+    trained_from(&base, &second, "", lora);
+    assert!(card(&second).contains("num_labels=3, ignore_mismatched_sizes=True)"), "{}", card(&second));
 }
 
 #[test]

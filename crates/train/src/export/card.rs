@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use luthier_nn::{ParamSpec, Role};
+
 use super::hf::auto_class;
 use crate::opened::Run;
 
@@ -56,7 +58,12 @@ pub(super) fn homeless(run: &Run) -> String {
 
 fn loads_base(run: &Run, base: &str, import: &str) -> String {
     let class = auto_class(run.assembled.objective.head());
-    let labels = run.labels().map_or(String::new(), |labels| format!(", num_labels={}", labels.len()));
+    let mut labels = run.labels().map_or(String::new(), |labels| format!(", num_labels={}", labels.len()));
+    // A base model that was itself fine-tuned for another number of labels: transformers must be told to let them go.
+    let differs = |param: &ParamSpec| run.base.shape(&param.path).is_some_and(|shape| shape != param.shape);
+    if run.assembled.plan.spec().params.iter().any(|param| param.role == Role::Head && differs(param)) {
+        labels.push_str(", ignore_mismatched_sizes=True");
+    }
     format!(
         "{import}from transformers import AutoTokenizer, {class}\n\n\
          tokenizer = AutoTokenizer.from_pretrained({base:?})\n\
