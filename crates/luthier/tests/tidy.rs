@@ -15,7 +15,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("metrics", &["random"]),
     ("nn", &["random", "tensor"]),
     ("models", &["nn", "tensor"]),
-    ("tuning", &["nn", "random", "tensor"]),
+    ("tuning", &["nn"]),
     ("objectives", &["data", "metrics", "nn", "random", "tensor"]),
     ("train", &["data", "metrics", "models", "nn", "objectives", "random", "record", "tensor", "tuning"]),
     ("cli", &["data", "record", "train"]),
