@@ -22,8 +22,9 @@ pub struct Set<'a> {
 /// The report.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The most tokens of a text, special tokens included, that "overlong" is measured against.
-    pub max_length: usize,
+    /// The most tokens of a text, special tokens included, that "overlong" is measured against; none where texts are packed
+    /// into blocks, so that none is too long.
+    pub max_length: Option<usize>,
     /// Each set.
     pub sets: Vec<SetReport>,
     /// Each label of any set; none if there are no labels.
@@ -121,7 +122,7 @@ pub struct Sample {
 ///
 /// # Errors
 /// A text that the tokenizer refuses, or a length that leaves no room for text.
-pub fn inspect(sets: &[Set<'_>], tokenizer: &Tokenizer, max_length: usize) -> Result<Report> {
+pub fn inspect(sets: &[Set<'_>], tokenizer: &Tokenizer, max_length: Option<usize>) -> Result<Report> {
     let indices: Vec<Index<'_>> = sets.iter().map(|set| Index::new(set.examples, set.source)).collect();
     let mut reports = Vec::with_capacity(sets.len());
     for (set, index) in sets.iter().zip(&indices) {
@@ -149,9 +150,9 @@ pub fn inspect(sets: &[Set<'_>], tokenizer: &Tokenizer, max_length: usize) -> Re
     })
 }
 
-fn report(set: &Set<'_>, lengths: &[u32], max_length: usize, duplicates: Duplicates) -> SetReport {
+fn report(set: &Set<'_>, lengths: &[u32], max_length: Option<usize>, duplicates: Duplicates) -> SetReport {
     let empty: Vec<&Example> = set.examples.iter().filter(|example| is_empty(example)).collect();
-    let excess = |&length: &u32| (length as usize).checked_sub(max_length).filter(|&excess| excess > 0);
+    let excess = |&length: &u32| (length as usize).checked_sub(max_length?).filter(|&excess| excess > 0);
     SetReport {
         name: set.name.to_string(),
         source: set.source.display().to_string(),
@@ -218,11 +219,12 @@ fn lookalikes(labels: &[LabelReport]) -> Vec<Vec<String>> {
 }
 
 /// The first, the middle and the last example.
-fn samples(set: &Set<'_>, tokenizer: &Tokenizer, max_length: usize) -> Result<Vec<Sample>> {
+fn samples(set: &Set<'_>, tokenizer: &Tokenizer, max_length: Option<usize>) -> Result<Vec<Sample>> {
     let n = set.examples.len();
     let mut rows = vec![0, n / 2, n.saturating_sub(1)];
     rows.dedup();
     let chosen: Vec<Example> = rows.into_iter().filter_map(|row| set.examples.get(row).cloned()).collect();
+    let max_length = max_length.unwrap_or(u32::MAX as usize);
     let options = EncodeOptions { max_length, on_overlong: Overlong::Truncate };
     let encoded = tokenizer.encode_all(&chosen, set.source, options)?;
     let sample = |(i, example): (usize, &Example)| Sample {
@@ -269,7 +271,10 @@ mod tests {
             Set { name: "train", source: Path::new("train.csv"), examples: &train },
             Set { name: "test", source: Path::new("test.csv"), examples: &test },
         ];
-        let report = inspect(&sets, &tokenizer, 5)?;
+        let packed = inspect(&sets, &tokenizer, None)?;
+        assert!(packed.sets.iter().all(|set| (set.overlong, set.tokens_cut) == (0, 0)));
+        assert!(packed.samples.iter().all(|sample| !sample.cut));
+        let report = inspect(&sets, &tokenizer, Some(5))?;
         let [first, second] = &report.sets[..] else { panic!("two sets go in") };
         // 8, 4, 2 and 4 tokens.
         assert_eq!((first.examples, first.tokens, first.overlong, first.tokens_cut), (4, 18, 1, 3));

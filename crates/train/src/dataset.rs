@@ -210,7 +210,7 @@ impl Preparation<'_> {
     }
 
     /// Whether texts are joined and cut into blocks.
-    fn packs(&self, path: &Path) -> Result<bool> {
+    pub(crate) fn packs(&self, path: &Path) -> Result<bool> {
         let format = self.data.format.map_or_else(|| Format::of(path), Ok)?;
         Ok(self.data.pack.unwrap_or(format == Format::Text))
     }

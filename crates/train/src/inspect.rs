@@ -36,11 +36,13 @@ pub fn inspect_data(resolved: &Resolved, scratch: &std::path::Path) -> Result<Ve
             let preparation =
                 Preparation { data: &stage.data, tokenizer: &tokenizer, max_length, cache: &cache, seed: recipe.seed };
             let read = preparation.read(stage.objective.get().task().labelled)?;
+            // Texts that are packed into blocks are never too long.
+            let most = (!preparation.packs(&stage.data.train)?).then_some(max_length);
             let sets: Vec<Set> = read
                 .parts()
                 .map(|(name, texts)| Set { name, source: &texts.source, examples: &texts.examples })
                 .collect();
-            Ok(StageReport { stage: stage.name.clone(), report: inspect(&sets, &tokenizer, max_length)? })
+            Ok(StageReport { stage: stage.name.clone(), report: inspect(&sets, &tokenizer, most)? })
         };
         reports.push(work().map_err(|error| error.in_stage(&stage.name))?);
     }

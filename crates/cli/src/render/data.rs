@@ -26,7 +26,7 @@ pub(crate) fn data(stage: &str, report: &Report, paint: Paint) -> String {
 }
 
 fn sets(report: &Report) -> Rows {
-    let over = format!("over {}>", count(report.max_length as u64));
+    let over = report.max_length.map_or_else(|| "cut>".to_owned(), |most| format!("over {}>", count(most as u64)));
     let header = ["set", "examples>", "tokens>", "shortest>", "median>", "90 %>", "99 %>", "longest>", &over, "empty>"];
     let mut rows = Rows::new(header.into_iter().chain(["repeated>", "file"]));
     for set in &report.sets {
@@ -88,7 +88,8 @@ fn remarks(report: &Report, paint: Paint) -> Vec<String> {
         if set.overlong > 0 {
             let (texts, share) =
                 (counted(set.overlong as u64, "text"), percent(set.overlong as u64, set.examples as u64));
-            let (most, tokens) = (count(report.max_length as u64), count(set.tokens_cut));
+            let most = report.max_length.map_or_else(String::new, |most| count(most as u64));
+            let tokens = count(set.tokens_cut);
             warn(
                 format!("{name} has {texts} ({share}) of more than {most} tokens; a cut takes {tokens} tokens"),
                 vec![],
@@ -169,7 +170,7 @@ mod tests {
     fn report() -> Report {
         let label = |i: usize| LabelReport { name: format!("label_{i:02}"), counts: vec![100 - i as u64, 1] };
         Report {
-            max_length: 32,
+            max_length: Some(32),
             sets: vec![set("train", 9003), set("test", 3080)],
             labels: (0..24).map(label).collect(),
             single_example_labels: Vec::new(),
