@@ -33,7 +33,7 @@ fn read(dir: &Path) -> Result<(), String> {
     for head in [Head::Classify { labels: 3 }, Head::MaskedLm] {
         let network: Box<dyn Network> =
             (checkpoint.family().build)(checkpoint.config(), head).map_err(|error| error.to_string())?;
-        checkpoint.load(&Device::cpu(), network.spec(), 1).map_err(|error| error.to_string())?;
+        checkpoint.load(&Device::cpu(), network.spec(), None, 1).map_err(|error| error.to_string())?;
     }
     Tokenizer::load(dir).map(drop).map_err(|error| error.to_string())
 }

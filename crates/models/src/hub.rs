@@ -76,6 +76,25 @@ pub fn read_config(dir: &Path) -> Result<serde_json::Value> {
     )
 }
 
+/// What a classifier's rows are to the labels of a network.
+#[derive(Debug, PartialEq)]
+enum Classes {
+    /// The same, in the same order, as far as is known.
+    Same,
+    /// The same in another order: the row of each label.
+    Moved(Vec<usize>),
+    /// Others.
+    Others,
+}
+
+/// A tensor with its rows (of one number, for a bias) in another order.
+fn moved(device: &Device, tensor: &Tensor, rows: &[usize]) -> Result<Tensor> {
+    let values = tensor.to_vec();
+    let width = values.len() / rows.len();
+    let values = rows.iter().flat_map(|row| &values[row * width..][..width]).copied().collect();
+    Ok(Tensor::from_vec(device, tensor.shape(), values).map_err(luthier_nn::NnError::from)?)
+}
+
 impl Checkpoint {
     /// Opens a directory: reads the description and the headers, touches no weight.
     pub fn open(dir: &Path) -> Result<Checkpoint> {
@@ -123,10 +142,18 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The names of its classes by number, if its `config.json` has them all (`id2label`).
-    pub fn labels(&self) -> Option<Vec<String>> {
-        let named = self.config.get("id2label")?.as_object()?;
-        (0..named.len()).map(|id| Some(named.get(&id.to_string())?.as_str()?.to_owned())).collect()
+    /// What its classifier's rows are to a network of these labels, by the names in `config.json` (`id2label`). Names that
+    /// say nothing (`LABEL_0`), and rows without names, are taken as they come.
+    fn classes(&self, labels: &[String]) -> Classes {
+        let named = self.config.get("id2label").and_then(serde_json::Value::as_object);
+        let name = |id: usize| named.and_then(|named| named.get(&id.to_string())?.as_str());
+        let names: Vec<&str> = (0..labels.len()).map_while(name).collect();
+        let nameless = names.iter().enumerate().all(|(id, name)| *name == format!("LABEL_{id}"));
+        if names.len() < labels.len() || nameless || names.iter().eq(labels) {
+            return Classes::Same;
+        }
+        let rows: Option<Vec<usize>> = labels.iter().map(|label| names.iter().position(|name| name == label)).collect();
+        rows.map_or(Classes::Others, Classes::Moved)
     }
 
     /// Its `config.json`.
@@ -179,15 +206,22 @@ impl Checkpoint {
     }
 
     /// Loads every parameter of a description. What a head or pooler lacks is drawn from `seed`; anything else that is
-    /// missing, of another shape, or unknown under the base model's prefix is an error, all of them at once.
-    pub fn load(&self, device: &Device, spec: &Spec, seed: u64) -> Result<Loaded> {
+    /// missing, of another shape, or unknown under the base model's prefix is an error, all of them at once. The rows of a
+    /// classifier go to the `labels` whose names they have; a classifier of other labels counts as lacking.
+    pub fn load(&self, device: &Device, spec: &Spec, labels: Option<&[String]>, seed: u64) -> Result<Loaded> {
+        let classes = labels.map_or(Classes::Same, |labels| self.classes(labels));
         let mut loaded = Loaded { params: Params::default(), new: Vec::new(), unused: Vec::new() };
         let mut problems = Vec::new();
         for param in &spec.params {
-            let optional = matches!(param.role, Role::Head | Role::Pooler);
+            let head = param.role == Role::Head;
+            let optional = head || param.role == Role::Pooler;
             match self.tensors.get(&param.path) {
-                Some(stored) if stored.shape == param.shape => {
-                    loaded.params.insert(&param.path, self.tensor(device, &param.path, stored)?);
+                Some(stored) if stored.shape == param.shape && !(head && classes == Classes::Others) => {
+                    let mut tensor = self.tensor(device, &param.path, stored)?;
+                    if let (true, Classes::Moved(rows)) = (head, &classes) {
+                        tensor = moved(device, &tensor, rows)?;
+                    }
+                    loaded.params.insert(&param.path, tensor);
                 }
                 found if optional => {
                     if found.is_some() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use luthier_data::{Labels, Tokenizer};
-use luthier_models::{Checkpoint, Loaded, load_tensors, save_tensors};
+use luthier_models::{Checkpoint, load_tensors, save_tensors};
 use luthier_nn::{Device, Init, Network, Params, Plan, Rng, Spec};
 use luthier_objectives::Objective;
 use luthier_record::StageSummary;
@@ -100,10 +100,7 @@ pub fn assemble(
             help: "Use the tokenizer that belongs to the model".to_owned(),
         });
     }
-    let mut loaded = base.load(device, &spec, seed)?;
-    if let (Some(labels), Some(names)) = (labels, base.labels()) {
-        by_name(device, &spec, labels.names(), &names, seed, &mut loaded)?;
-    }
+    let loaded = base.load(device, &spec, labels.map(Labels::names), seed)?;
     let (mut params, mut new) = (loaded.params, loaded.new);
     let mut differs: BTreeSet<String> = new.iter().cloned().collect();
     let mut left = carry.params.clone();
@@ -132,43 +129,6 @@ pub fn assemble(
         differs.insert(added.path.clone());
     }
     Ok(Assembled { network, objective, plan, params, new, unused: loaded.unused, inherited, differs })
-}
-
-/// Gives the rows of the base model's classifier to the labels that they were trained for, or draws it anew where the labels
-/// are others. Names that say nothing (`LABEL_0`) are taken as they come.
-fn by_name(
-    device: &Device,
-    spec: &Spec,
-    labels: &[String],
-    names: &[String],
-    seed: u64,
-    base: &mut Loaded,
-) -> Result<()> {
-    let nameless = names.iter().enumerate().all(|(i, name)| *name == format!("LABEL_{i}"));
-    if names == labels || nameless || names.len() != labels.len() {
-        return Ok(());
-    }
-    let rows: Option<Vec<usize>> = labels.iter().map(|label| names.iter().position(|name| name == label)).collect();
-    for param in spec.params.iter().filter(|param| param.role == luthier_nn::Role::Head) {
-        if base.new.contains(&param.path) {
-            continue;
-        }
-        let tensor = match &rows {
-            Some(rows) => {
-                let values = base.params.get(&param.path)?.to_vec();
-                let width = values.len() / rows.len();
-                let moved = rows.iter().flat_map(|row| &values[row * width..][..width]).copied().collect();
-                luthier_nn::Tensor::from_vec(device, &param.shape, moved).map_err(luthier_nn::NnError::from)?
-            }
-            None => {
-                base.new.push(param.path.clone());
-                base.unused.push(param.path.clone());
-                draw(device, param.init, &param.shape, seed, &param.path)?
-            }
-        };
-        base.params.insert(&param.path, tensor);
-    }
-    Ok(())
 }
 
 fn draw(device: &Device, init: Init, shape: &[usize], seed: u64, path: &str) -> Result<luthier_nn::Tensor> {

@@ -91,8 +91,12 @@ impl Checkpoints {
         Checkpoints { dir: run.join("checkpoints"), stage: stage.to_owned() }
     }
 
+    fn best_name(&self, step: u64) -> String {
+        format!("{}-best-{step}.safetensors", self.stage)
+    }
+
     fn best_path(&self, step: u64) -> PathBuf {
-        self.dir.join(format!("{}-best-{step}.safetensors", self.stage))
+        self.dir.join(self.best_name(step))
     }
 
     /// Keeps the weights of the best evaluation.
@@ -100,21 +104,14 @@ impl Checkpoints {
         make_dir(&self.dir)?;
         save_tensors(&self.best_path(step), params.iter().map(|(path, tensor)| (path.to_owned(), tensor)))?;
         sync_dir(&self.dir)?;
-        // The one before it may be what the newest checkpoint speaks of; those in between nobody needs.
-        let mut needed = vec![step];
+        // Beside it the newest checkpoint and the best that it speaks of; those in between nobody needs.
+        let mut keep = vec![self.best_name(step)];
         if let Some((_, name)) = self.steps()?.pop() {
             let progress: Progress = read_json(&self.dir.join(&name).join("state.json"))?;
-            needed.extend(progress.best.map(|best| best.step));
+            keep.extend(progress.best.map(|best| self.best_name(best.step)));
+            keep.push(name);
         }
-        let begin = format!("{}-best-", self.stage);
-        let step_of = |name: &str| name.strip_prefix(&begin)?.strip_suffix(".safetensors")?.parse::<u64>().ok();
-        for name in self.entries()? {
-            let path = self.dir.join(&name);
-            if step_of(&name).is_some_and(|step| !needed.contains(&step)) {
-                fs::remove_file(&path).map_err(|source| TrainError::file("remove", &path, source))?;
-            }
-        }
-        Ok(())
+        self.prune(&keep)
     }
 
     /// The weights of the best evaluation.
@@ -143,7 +140,8 @@ impl Checkpoints {
         sync_dir(&aside)?;
         fs::rename(&aside, &path).map_err(|source| TrainError::file("finish", &path, source))?;
         sync_dir(&self.dir)?;
-        self.prune(&name, progress.best.as_ref().map(|best| best.step))?;
+        let best = progress.best.as_ref().map(|best| self.best_name(best.step));
+        self.prune(&[name.clone()].into_iter().chain(best).collect::<Vec<_>>())?;
         Ok(Path::new("checkpoints").join(name))
     }
 
@@ -179,7 +177,7 @@ impl Checkpoints {
 
     /// Removes everything of the stage.
     pub fn clear(&self) -> Result<()> {
-        self.prune("", None)
+        self.prune(&[])
     }
 
     /// The stage's whole checkpoints, by step.
@@ -203,15 +201,15 @@ impl Checkpoints {
         read().map_err(|source| TrainError::file("list", &self.dir, source))
     }
 
-    fn prune(&self, keep: &str, best: Option<u64>) -> Result<()> {
-        let best = best.map(|step| format!("{}-best-{step}.safetensors", self.stage));
+    /// Removes everything of the stage but what is to be kept.
+    fn prune(&self, keep: &[String]) -> Result<()> {
         for name in self.entries()? {
             let rest = name.strip_prefix(&self.stage).and_then(|rest| rest.strip_prefix('-'));
             let ours = rest.is_some_and(|rest| {
                 let stem = rest.trim_end_matches(".writing").trim_end_matches(".safetensors");
                 stem.trim_start_matches("best-").parse::<u64>().is_ok()
             });
-            if !ours || name == keep || Some(&name) == best.as_ref() {
+            if !ours || keep.contains(&name) {
                 continue;
             }
             let path = self.dir.join(&name);

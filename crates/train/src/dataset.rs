@@ -168,8 +168,7 @@ impl Preparation<'_> {
     /// The texts of one file.
     pub fn texts_of(&self, path: &Path, labelled: bool) -> Result<Texts> {
         let data = self.data;
-        let plain = data.format.map_or_else(|| Format::of(path), Ok)? == Format::Text;
-        let examples = if plain && !labelled {
+        let examples = if self.plain(path)? && !labelled {
             read_documents(path, data.format, &data.text, data.unit)?
         } else {
             read_examples(path, data.format, &data.columns(labelled))?
@@ -211,8 +210,11 @@ impl Preparation<'_> {
 
     /// Whether texts are joined and cut into blocks.
     pub(crate) fn packs(&self, path: &Path) -> Result<bool> {
-        let format = self.data.format.map_or_else(|| Format::of(path), Ok)?;
-        Ok(self.data.pack.unwrap_or(format == Format::Text))
+        self.data.pack.map_or_else(|| self.plain(path), Ok)
+    }
+
+    fn plain(&self, path: &Path) -> Result<bool> {
+        Ok(self.data.format.map_or_else(|| Format::of(path), Ok)? == Format::Text)
     }
 
     /// Texts one by one. The labels of the result are the numbers of the examples that were kept.

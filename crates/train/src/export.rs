@@ -307,7 +307,7 @@ impl Job<'_> {
     fn compare(&self, held: &[(PathBuf, BTreeMap<String, String>)], base: &Base) -> Result<LoadedBack> {
         let run = self.run;
         let device = &luthier_nn::Device::cpu();
-        let mut found = Checkpoint::open(&base.dir)?.load(device, run.assembled.plan.spec(), 0)?.params;
+        let mut found = Checkpoint::open(&base.dir)?.load(device, run.assembled.plan.spec(), None, 0)?.params;
         for (file, names) in held {
             let mut tensors = load_tensors(device, file)?;
             for (path, name) in names {

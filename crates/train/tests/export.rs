@@ -173,7 +173,7 @@ fn a_changed_base_goes_with_the_adapter() {
     assert!(report.notes.iter().any(|note| note.contains("base/")), "{:?}", report.notes);
     // The base is the adapted one, without the additions.
     let base = Checkpoint::open(&out.join("base")).unwrap();
-    let found = base.load(&Device::cpu(), run.assembled.plan.spec(), 0).unwrap().params;
+    let found = base.load(&Device::cpu(), run.assembled.plan.spec(), None, 0).unwrap().params;
     let weight = "bert.encoder.layer.0.output.dense.weight";
     assert_eq!(found.get(weight).unwrap().to_vec(), run.params().get(weight).unwrap().to_vec());
     let config = json_of(&out.join("adapter_config.json"));

@@ -187,7 +187,7 @@ impl Bench {
 pub(crate) fn open(name: &str, head: Head) -> (Arc<dyn Network>, Params) {
     let checkpoint = Checkpoint::open(&fixture(name)).unwrap();
     let network = (checkpoint.family().build)(checkpoint.config(), head).unwrap();
-    let loaded = checkpoint.load(&Device::cpu(), network.spec(), 1).unwrap();
+    let loaded = checkpoint.load(&Device::cpu(), network.spec(), None, 1).unwrap();
     (network.into(), loaded.params)
 }
 

@@ -108,7 +108,7 @@ fn load_back(run: &Run, dir: &Path, params: &Params, folded: bool) -> Result<Loa
     let file = dir.join("model.safetensors");
     let checkpoint = Checkpoint::open(dir)?;
     let network = (checkpoint.family().build)(checkpoint.config(), run.assembled.objective.head())?;
-    let loaded = checkpoint.load(&Device::cpu(), network.spec(), 0)?;
+    let loaded = checkpoint.load(&Device::cpu(), network.spec(), None, 0)?;
     if let Some(name) = loaded.new.iter().chain(&loaded.unused).next() {
         return Err(unlike(&file, format!("{name} is missing or superfluous")));
     }
