@@ -248,10 +248,8 @@ impl Bert {
             None => (x.clone(), batch.keys.clone()),
         };
         let query = cx.linear(&layer.query, &own, None)?;
-        let key = cx.linear(&layer.key, x, None)?;
-        let value = cx.linear(&layer.value, x, None)?;
-        let heads = self.config.num_attention_heads;
-        let context = cx.attend(i, [&query, &key, &value], heads, attention_p, batch, rows)?;
+        let (maps, heads) = ([&layer.key, &layer.value], self.config.num_attention_heads);
+        let context = cx.attend(i, &query, maps, x, heads, attention_p, batch, rows)?;
         let out = cx.linear(&layer.out, &context, None)?;
         let x = cx.join(&layer.attention, &layer.attention_norm, out, &own, p, &keys)?;
         let up = cx.linear(&layer.up, &x, Some(self.activation))?; // [tokens, intermediate]

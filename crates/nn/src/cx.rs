@@ -236,12 +236,17 @@ impl<'a> Cx<'a> {
         self.keys = [batch.keys.clone(), batch.keys_of(read)];
     }
 
-    /// Bidirectional self-attention within each sequence, with the layer's prefix. Queries are those of every token, or of
-    /// `rows`.
+    /// Bidirectional self-attention within each sequence of `x`, with the layer's prefix: `query` on the keys and values of
+    /// the two sites. Queries are those of every token, or of `rows`.
+    ///
+    /// Where every sequence has one query, keys and values are not made if the plan leaves both sites linear maps of `x`:
+    /// it is the same sum, with far less work (see [`Tape::absorbed_attention`]).
     pub fn attend(
         &mut self,
         layer: usize,
-        [query, key, value]: [&Var; 3],
+        query: &Var,
+        [key, value]: [&Site; 2],
+        x: &Var,
         heads: usize,
         p: f32,
         batch: &Batch,
@@ -251,10 +256,14 @@ impl<'a> Cx<'a> {
         let queries = rows.map(|rows| batch.offsets_of(rows));
         let dropout = self.dropout_at(&format!("attention.{layer}"), p, &keys);
         let plan = self.plan;
-        let prefix = match plan.prefix_of(layer) {
-            Some(prefix) => Some(prefix.prefix(self, layer)?),
-            None => None,
-        };
+        let prefix = plan.prefix_of(layer);
+        let one_each = rows.is_some_and(|rows| rows == batch.first_rows());
+        if one_each && prefix.is_none() && let (Some(key), Some(value)) = (self.folded(key)?, self.folded(value)?) {
+            let (key, value) = ((&key.0, key.1.as_ref()), (&value.0, value.1.as_ref()));
+            return Ok(self.tape.absorbed_attention(query, x, key, value, &batch.offsets, heads, dropout.as_ref())?);
+        }
+        let (key, value) = (self.linear(key, x, None)?, self.linear(value, x, None)?);
+        let prefix = prefix.map(|prefix| prefix.prefix(self, layer)).transpose()?;
         let attention = Attention {
             offsets: &batch.offsets,
             queries: queries.as_deref(),
@@ -263,7 +272,20 @@ impl<'a> Cx<'a> {
             dropout: dropout.as_ref(),
             prefix: prefix.as_ref().map(|(keys, values)| (keys, values)),
         };
-        Ok(self.tape.attention(query, key, value, &attention)?)
+        Ok(self.tape.attention(query, &key, &value, &attention)?)
+    }
+
+    /// The weight of a linear site with its modules folded in, and its bias; nothing if a module is more than that.
+    fn folded(&mut self, site: &Site) -> Result<Option<(Var, Option<Var>)>> {
+        let mut weight = self.param(&format!("{}.weight", site.path))?;
+        let plan = self.plan;
+        for (_, module) in plan.outputs_of(&site.path) {
+            match module.fold(self, &weight)? {
+                Some(folded) => weight = folded,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some((weight, self.optional(&format!("{}.bias", site.path))?)))
     }
 
     /// Dropout at a place; `keys` has one entry a row of `x`.

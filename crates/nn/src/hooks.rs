@@ -45,6 +45,12 @@ pub trait OutputMap: Send + Sync {
     /// The new output.
     fn output(&self, cx: &mut Cx, at: &At, out: Var) -> Result<Var>;
 
+    /// The site's weight as the network sees it in this pass with this module folded in, if the module is now no more than
+    /// another weight: what [`Cx::attend`] needs to pass keys and values by.
+    fn fold(&self, _: &mut Cx, _: &Var) -> Result<Option<Var>> {
+        Ok(None)
+    }
+
     /// The site's weight with this module folded in, if that is possible.
     fn merge(&self, site: &Site, params: &Params, weight: &Tensor) -> Result<Option<Tensor>>;
 }

@@ -230,6 +230,49 @@ impl<const BY_COLUMNS: bool> Product<'_, BY_COLUMNS> {
     }
 }
 
+/// A row-major matrix in memory as the right operand of [`Times`]: `rows` rows of `width` columns, each beginning `stride`
+/// after the one before; its transpose if `turned`.
+#[derive(Clone, Copy)]
+pub(crate) struct Right<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
+    pub(crate) width: usize,
+    pub(crate) turned: bool,
+}
+
+impl Right<'_> {
+    /// How much room its panels may take.
+    pub(crate) fn room(&self) -> usize {
+        self.rows.next_multiple_of(WIDEST) * self.width.next_multiple_of(WIDEST)
+    }
+}
+
+/// A product whose right-hand matrix is prepared in `room` first: [`product`] for callers outside a dispatched loop.
+pub(crate) struct Times<'a, const BY_COLUMNS: bool> {
+    pub(crate) out: &'a mut [f32],
+    pub(crate) out_stride: usize,
+    pub(crate) add: bool,
+    pub(crate) left: Left<'a, BY_COLUMNS>,
+    pub(crate) right: Right<'a>,
+    pub(crate) room: &'a mut [f32],
+}
+
+impl<const BY_COLUMNS: bool> WithSimd for Times<'_, BY_COLUMNS> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Times { out, out_stride, add, left, right: Right { data, stride, rows, width, turned }, room } = self;
+        let panels = if turned {
+            Panels::turned::<S>(data, stride, rows, width, room)
+        } else {
+            Panels::rows::<S>(data, stride, rows, width, room)
+        };
+        product(simd, out, out_stride, add, left, panels);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,9 +1,9 @@
-//! A low-rank addition to a linear map: `base + scale * (x Aᵀ) Bᵀ`.
+//! A low-rank addition to a linear map: `base + scale * (x Aᵀ) Bᵀ`, or to its weight.
 
 use crate::error::{Result, ensure_shape};
 use crate::kernels::product::Start;
 use crate::ops::linear::{Input, times, transposed_times};
-use crate::tape::{Tape, Var};
+use crate::tape::{Precision, Tape, Var};
 use crate::tensor::Tensor;
 
 impl Tape {
@@ -79,13 +79,55 @@ impl Tape {
             }
         }))
     }
+
+    /// `weight + scale * B A`, in f32: `weight` is `[outputs, inputs]`, `a` `[rank, inputs]`, `b` `[outputs, rank]`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn fold_low_rank(&mut self, weight: &Var, a: &Var, b: &Var, scale: f32) -> Result<Var> {
+        const OP: &str = "fold_low_rank";
+        for tensor in [weight, a, b] {
+            tensor.value().expect_f32(OP)?;
+        }
+        let (outputs, inputs, rank) = (weight.value().rows(), weight.value().width(), a.value().rows());
+        let (a_shape, b_shape) = ([rank, inputs], [outputs, rank]);
+        for (var, shape) in [(a, a_shape), (b, b_shape)] {
+            ensure_shape(OP, var.value().shape() == shape, var.value().shape(), || format!("{shape:?}"))?;
+        }
+        let device = self.device().clone();
+        let _span = device.span(OP);
+        let (down, mut up) = (a.value().clone(), b.value().clone());
+        up.scale(scale)?;
+        let mut out = weight.value().clone();
+        times(&device, out.f32_mut(), Start::Sum, &up, &down.panels(false, Precision::F32, false));
+        let (weight_node, a_node, b_node) = (weight.node(), a.node(), b.node());
+        let needs_grad = [weight_node, a_node, b_node].iter().any(Option::is_some);
+        Ok(self.record(OP, out, needs_grad, || {
+            move |gradient: Tensor, flow| {
+                let device = flow.device().clone();
+                flow.accumulate(a_node, &a_shape, |out, holds_sum| {
+                    let gradient = gradient.panels(false, Precision::F32, false);
+                    transposed_times(&device, out, Start::sum_if(holds_sum), &up, &gradient);
+                    Ok(())
+                })?;
+                flow.accumulate(b_node, &b_shape, |out, holds_sum| {
+                    let mut down = down.clone();
+                    down.scale(scale)?;
+                    let down = down.panels(true, Precision::F32, false);
+                    times(&device, out, Start::sum_if(holds_sum), &gradient, &down);
+                    Ok(())
+                })?;
+                flow.add(weight_node, gradient)
+            }
+        }))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ops::check::{Case, Inputs, compare, noise, weighted_sum};
-    use crate::{Device, Grads, Precision};
+    use crate::{Device, Grads};
 
     const TOKENS: usize = 5;
     const INPUTS: usize = 6;
@@ -114,6 +156,24 @@ mod tests {
         let a = case.input("a", &[RANK, INPUTS], noise(RANK * INPUTS, "a"));
         let b = case.input("b", &[OUTPUTS, RANK], noise(OUTPUTS * RANK, "b"));
         case.run(|tape| tape.low_rank(base.clone(), &x, &a, &b, 1.5), |inputs| reference(inputs, 1.5));
+    }
+
+    #[test]
+    fn folded_into_a_weight() {
+        let mut case = Case::new();
+        let weight = case.input("base", &[OUTPUTS, INPUTS], noise(OUTPUTS * INPUTS, "base"));
+        let a = case.input("a", &[RANK, INPUTS], noise(RANK * INPUTS, "a"));
+        let b = case.input("b", &[OUTPUTS, RANK], noise(OUTPUTS * RANK, "b"));
+        case.run(
+            |tape| tape.fold_low_rank(&weight, &a, &b, 1.5),
+            |inputs| {
+                let element = |o: usize, i: usize| {
+                    let product = |r| inputs["b"][o * RANK + r] * inputs["a"][r * INPUTS + i];
+                    inputs["base"][o * INPUTS + i] + 1.5 * (0..RANK).map(product).sum::<f64>()
+                };
+                (0..OUTPUTS).flat_map(|o| (0..INPUTS).map(move |i| (o, i))).map(|(o, i)| element(o, i)).collect()
+            },
+        );
     }
 
     /// Every choice of what is trained gives the gradients that training everything gives.

@@ -1,5 +1,6 @@
 //! The operations: each a file with its forward, its backward, a plain reference in f64, and a differential test.
 
+pub mod absorbed;
 pub mod activation;
 pub mod adamw;
 pub mod attention;

@@ -119,6 +119,14 @@ impl OutputMap for Module {
         Ok(cx.tape.low_rank(out, &x, &a, &b, self.scale)?)
     }
 
+    fn fold(&self, cx: &mut Cx, weight: &Var) -> Result<Option<Var>> {
+        if self.dropout > 0.0 && cx.training() {
+            return Ok(None);
+        }
+        let (a, b) = (cx.param(&self.a)?, cx.param(&self.b)?);
+        Ok(Some(cx.tape.fold_low_rank(weight, &a, &b, self.scale)?))
+    }
+
     fn merge(&self, _: &Site, params: &Params, weight: &Tensor) -> Result<Option<Tensor>> {
         let (a, b) = (params.get(&self.a)?, params.get(&self.b)?);
         let (inputs, rank) = (a.width(), a.rows());
