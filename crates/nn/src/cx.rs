@@ -258,7 +258,10 @@ impl<'a> Cx<'a> {
         let plan = self.plan;
         let prefix = plan.prefix_of(layer);
         let one_each = rows.is_some_and(|rows| rows == batch.first_rows());
-        if one_each && prefix.is_none() && let (Some(key), Some(value)) = (self.folded(key)?, self.folded(value)?) {
+        if one_each
+            && prefix.is_none()
+            && let (Some(key), Some(value)) = (self.folded(key)?, self.folded(value)?)
+        {
             let (key, value) = ((&key.0, key.1.as_ref()), (&value.0, value.1.as_ref()));
             return Ok(self.tape.absorbed_attention(query, x, key, value, &batch.offsets, heads, dropout.as_ref())?);
         }

@@ -289,18 +289,22 @@ impl WithSimd for Exponentials<'_> {
             if let (Some(mask), Some(rows)) = (mask, &rows) {
                 let factors = mask.factors(simd, rows, block);
                 for (row, factors) in lanes(scores, here).zip(&factors) {
+                    let (mut x, factors) = (*row, *factors);
                     for i in 0..LANES {
-                        let x = math::exp(row[i].mul_add(scale, -largest[i]));
-                        part[i] += x;
-                        row[i] = x * factors[i];
+                        x[i] = math::exp(x[i].mul_add(scale, -largest[i]));
+                        part[i] += x[i];
+                        x[i] *= factors[i];
                     }
+                    *row = x;
                 }
             } else {
                 for row in lanes(scores, here) {
+                    let mut x = *row;
                     for i in 0..LANES {
-                        row[i] = math::exp(row[i].mul_add(scale, -largest[i]));
-                        part[i] += row[i];
+                        x[i] = math::exp(x[i].mul_add(scale, -largest[i]));
+                        part[i] += x[i];
                     }
+                    *row = x;
                 }
             }
             for i in 0..LANES {
@@ -409,14 +413,13 @@ impl WithSimd for Probabilities<'_> {
             };
             for (scores, factors) in lanes(scores, here).zip(&factors) {
                 // Values of their own, not places that might overlap, are what the compiler keeps in registers.
-                let mut probabilities = *scores;
+                let (mut probabilities, factors) = (*scores, *factors);
+                let mut weights = [0.0; LANES];
                 for i in 0..LANES {
                     probabilities[i] = math::exp(probabilities[i].mul_add(scale, -largest[i])) * inverse[i];
+                    weights[i] = probabilities[i] * factors[i];
                 }
-                *scores = probabilities;
-                for i in 0..LANES {
-                    scores[i] *= factors[i];
-                }
+                *scores = weights;
                 if let Some(slopes) = slopes.next() {
                     let mut slope = *slopes;
                     for i in 0..LANES {

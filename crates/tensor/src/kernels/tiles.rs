@@ -25,6 +25,23 @@ impl Tile<'_> {
     }
 }
 
+impl Tile<'_> {
+    /// Has the processor bring rows near that are written soon.
+    #[inline(always)]
+    pub(crate) fn fetch(&self, first: usize, rows: usize) {
+        #[cfg(target_arch = "x86_64")]
+        for i in first..(first + rows).min(self.rows) {
+            for column in (0..self.columns).step_by(16) {
+                use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+                // SAFETY: a hint, which touches nothing.
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.start.wrapping_add(i * self.stride + column).cast()) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (first, rows);
+    }
+}
+
 /// Cuts a matrix with `width` columns into tiles: rows at `bounds` (ascending), columns every `columns` (a divisor of
 /// `width`). The tiles of one band of rows follow one another.
 pub(crate) fn tiles<'a>(matrix: &'a mut [f32], width: usize, columns: usize, bounds: &[usize]) -> Vec<Tile<'a>> {

@@ -153,7 +153,13 @@ impl Extents {
         let chunks = out.chunks_mut((self.size * self.inputs).max(1)).enumerate();
         tasks(chunks.collect(), |(head, out)| {
             let mut room = device.take(self.size * self.wide);
-            times::<true>(device, room.slice_mut(), self.wide, self.columns(left, head), self.by_row(right.f32(), head));
+            times::<true>(
+                device,
+                room.slice_mut(),
+                self.wide,
+                self.columns(left, head),
+                self.by_row(right.f32(), head),
+            );
             for (out, found) in out.chunks_exact_mut(self.inputs).zip(room.slice().chunks_exact(self.wide)) {
                 put(out, &found[..self.inputs], add);
             }
@@ -508,7 +514,8 @@ mod tests {
                     let total: f64 = weights.iter().sum();
                     for (j, (weight, &token)) in weights.iter().zip(&tokens).enumerate() {
                         let kept = self.dropout.as_ref().map_or(1.0, |dropout| {
-                            let words = dropout.rng.indexed(head as u64).words(dropout.keys[row] << 16 | (j / 8) as u64);
+                            let words =
+                                dropout.rng.indexed(head as u64).words(dropout.keys[row] << 16 | (j / 8) as u64);
                             let half = words[j % 8 / 2] >> (16 * (j % 2)) & 0xffff;
                             let threshold = (dropout.p * 65536.0).round() as u32;
                             if half < threshold { 0.0 } else { 65536.0 / f64::from(65536 - threshold) }
@@ -634,9 +641,13 @@ mod tests {
         };
         let one = "absorbed_attention: the shape [2, 4] does not fit one row for each of 1 sequences";
         assert_eq!(attempt(&var(&[2, 4]), &weight, &[0, 3], 2), one);
-        let offsets = "absorbed_attention: the shape [3, 4] does not fit sequence offsets that ascend from 0 to its rows";
+        let offsets =
+            "absorbed_attention: the shape [3, 4] does not fit sequence offsets that ascend from 0 to its rows";
         assert_eq!(attempt(&var(&[1, 4]), &weight, &[0, 2], 2), offsets);
-        assert_eq!(attempt(&var(&[1, 4]), &weight, &[0, 3], 3), "absorbed_attention: the shape [1, 4] does not fit 3 heads");
+        assert_eq!(
+            attempt(&var(&[1, 4]), &weight, &[0, 3], 3),
+            "absorbed_attention: the shape [1, 4] does not fit 3 heads"
+        );
         let value = "absorbed_attention: the shape [4, 5] does not fit [4, 4]";
         assert_eq!(attempt(&var(&[1, 4]), &var(&[4, 5]), &[0, 3], 2), value);
     }

@@ -221,6 +221,7 @@ impl Tape {
                 }
                 let head = plan.head(&saved, sequence, head);
                 let first = head.start - start;
+                out.fetch(first, head.len);
                 arch.dispatch(Forward { head, out: &mut out, sums: &mut sums, first, scratch: scratch.slice_mut() });
             }
         });
@@ -300,6 +301,13 @@ impl Plan {
                     fetch(sequence + 1);
                 }
                 let head = self.head(saved, sequence, head);
+                for (tile, first, len) in [
+                    (&gradients.query, head.start - start, head.len),
+                    (&gradients.key, head.key_start - key_start, head.key_len),
+                    (&gradients.value, head.key_start - key_start, head.key_len),
+                ] {
+                    tile.iter().for_each(|tile| tile.fetch(first, len));
+                }
                 arch.dispatch(Backward {
                     head,
                     out,
