@@ -2,7 +2,9 @@
 //!
 //! Paper: Devlin, Chang, Lee and Toutanova 2019, <https://arxiv.org/abs/1810.04805>. Post-norm layers, learned positions.
 
-use luthier_nn::{Activation, Batch, Cx, Extent, Head, Network, NnError, Role, Site, Spec, Var, VocabularyOutput};
+use luthier_nn::{
+    Activation, Batch, Cx, Extent, Head, Heads, Network, NnError, Role, Site, Spec, Var, VocabularyOutput,
+};
 use serde::Deserialize;
 
 use crate::Family;
@@ -248,8 +250,8 @@ impl Bert {
             None => (x.clone(), batch.keys.clone()),
         };
         let query = cx.linear(&layer.query, &own, None)?;
-        let (maps, heads) = ([&layer.key, &layer.value], self.config.num_attention_heads);
-        let context = cx.attend(i, &query, maps, x, heads, attention_p, batch, rows)?;
+        let heads = Heads { count: self.config.num_attention_heads, dropout: attention_p };
+        let context = cx.attend(&query, [&layer.key, &layer.value], x, heads, batch, rows)?;
         let out = cx.linear(&layer.out, &context, None)?;
         let x = cx.join(&layer.attention, &layer.attention_norm, out, &own, p, &keys)?;
         let up = cx.linear(&layer.up, &x, Some(self.activation))?; // [tokens, intermediate]

@@ -6,14 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use luthier_random::Rng;
-use luthier_tensor::{Activation, Attention, Device, Dropout, Grads, Precision, Tape, Tensor, Var};
+use luthier_tensor::{Absorbed, Activation, Attention, Device, Dropout, Grads, Precision, Tape, Tensor, Var};
 
 use crate::batch::Batch;
 use crate::error::{NnError, Result};
 use crate::hooks::At;
 use crate::params::Params;
 use crate::plan::Plan;
-use crate::spec::{Extent, Site};
+use crate::spec::{Extent, Role, Site};
 
 /// Whether a forward pass is for training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,15 @@ pub struct Noise {
     pub epsilon: f64,
     /// Normal instead of uniform.
     pub normal: bool,
+}
+
+/// The heads of an attention: how many, and the dropout on their probabilities.
+#[derive(Debug, Clone, Copy)]
+pub struct Heads {
+    /// How many the width is cut into.
+    pub count: usize,
+    /// The probability with which a probability is dropped in training.
+    pub dropout: f32,
 }
 
 /// What one forward pass needs beside the network and the batch.
@@ -148,8 +157,13 @@ impl<'a> Cx<'a> {
         let bias = self.optional(&format!("{}.bias", site.path))?;
         let plan = self.plan;
         let modules = plan.outputs_of(&site.path);
-        if modules.is_empty() {
-            return Ok(self.tape.linear(x, &weight, bias.as_ref(), activation)?);
+        match activation {
+            // The down projection reads it next.
+            Some(activation) if modules.is_empty() && site.role == Role::Up => {
+                return Ok(self.tape.linear_narrow(x, &weight, bias.as_ref(), activation)?);
+            }
+            _ if modules.is_empty() => return Ok(self.tape.linear(x, &weight, bias.as_ref(), activation)?),
+            _ => {}
         }
         let mut out = self.tape.linear(x, &weight, bias.as_ref(), None)?;
         for (_, module) in modules {
@@ -243,18 +257,17 @@ impl<'a> Cx<'a> {
     /// it is the same sum, with far less work (see [`Tape::absorbed_attention`]).
     pub fn attend(
         &mut self,
-        layer: usize,
         query: &Var,
         [key, value]: [&Site; 2],
         x: &Var,
-        heads: usize,
-        p: f32,
+        Heads { count: heads, dropout: p }: Heads,
         batch: &Batch,
         rows: Option<&[u32]>,
     ) -> Result<Var> {
+        let layer = key.layer.unwrap_or_default();
         let keys = rows.map_or_else(|| batch.keys.clone(), |rows| batch.keys_of(rows));
-        let queries = rows.map(|rows| batch.offsets_of(rows));
         let dropout = self.dropout_at(&format!("attention.{layer}"), p, &keys);
+        let (offsets, dropout) = (&batch.offsets[..], dropout.as_ref());
         let plan = self.plan;
         let prefix = plan.prefix_of(layer);
         let one_each = rows.is_some_and(|rows| rows == batch.first_rows());
@@ -263,18 +276,14 @@ impl<'a> Cx<'a> {
             && let (Some(key), Some(value)) = (self.folded(key)?, self.folded(value)?)
         {
             let (key, value) = ((&key.0, key.1.as_ref()), (&value.0, value.1.as_ref()));
-            return Ok(self.tape.absorbed_attention(query, x, key, value, &batch.offsets, heads, dropout.as_ref())?);
+            return Ok(self.tape.absorbed_attention(query, x, Absorbed { key, value, offsets, heads, dropout })?);
         }
         let (key, value) = (self.linear(key, x, None)?, self.linear(value, x, None)?);
         let prefix = prefix.map(|prefix| prefix.prefix(self, layer)).transpose()?;
-        let attention = Attention {
-            offsets: &batch.offsets,
-            queries: queries.as_deref(),
-            heads,
-            causal: false,
-            dropout: dropout.as_ref(),
-            prefix: prefix.as_ref().map(|(keys, values)| (keys, values)),
-        };
+        let prefix = prefix.as_ref().map(|(keys, values)| (keys, values));
+        let queries = rows.map(|rows| batch.offsets_of(rows));
+        let queries = queries.as_deref();
+        let attention = Attention { offsets, queries, heads, causal: false, dropout, prefix };
         Ok(self.tape.attention(query, &key, &value, &attention)?)
     }
 

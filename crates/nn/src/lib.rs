@@ -18,7 +18,7 @@ mod spec;
 
 pub use batch::Batch;
 pub use cost::Cost;
-pub use cx::{Cx, Mode, Noise};
+pub use cx::{Cx, Heads, Mode, Noise};
 pub use error::{NnError, Result};
 pub use hooks::{
     After, At, Edit, GradMap, LayerPrefix, Loss, OutputMap, Penalty, PlanMethod, Score, WeightMap, Wrap, added,

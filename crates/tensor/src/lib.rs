@@ -25,6 +25,7 @@ pub use instructions::Instructions;
 pub use kernels::{ceiling::ceiling, map::map_file, parallel::with_threads};
 pub use luthier_random::Rng;
 pub use ops::{
+    absorbed::Absorbed,
     activation::Activation,
     adamw::{AdamW, AdamWState},
     attention::Attention,

@@ -33,6 +33,9 @@ impl DType {
 
 enum Data {
     F32(Buffer),
+    /// The result of a product that other products alone are to read: its elements are those of [`Storage::half`], and are
+    /// made f32 only if somebody does ask.
+    Narrow(OnceLock<Buffer>),
     Bf16(Vec<bf16>),
     /// Weights as they lie in a file, read when touched; copied on the first write.
     Mapped {
@@ -118,6 +121,16 @@ impl Tensor {
         Tensor { shape: shape.into(), storage: Storage::new(Data::F32(device.take(n))), device: device.clone() }
     }
 
+    /// What a product made in bf16.
+    pub(crate) fn narrow(device: &Device, shape: &[usize], half: Half, panels: Option<Panels>) -> Tensor {
+        let storage = Storage {
+            data: Data::Narrow(OnceLock::new()),
+            half: OnceLock::from(Arc::new(half)),
+            panels: [panels.map_or_else(OnceLock::new, |panels| OnceLock::from(Arc::new(panels))), OnceLock::new()],
+        };
+        Tensor { shape: shape.into(), storage: Arc::new(storage), device: device.clone() }
+    }
+
     /// Zeroed memory from the pool.
     pub(crate) fn cleared(device: &Device, shape: &[usize]) -> Tensor {
         let mut t = Tensor::stale(device, shape);
@@ -153,7 +166,7 @@ impl Tensor {
     /// The element type.
     pub fn dtype(&self) -> DType {
         match &self.storage.data {
-            Data::F32(_) | Data::Mapped { .. } => DType::F32,
+            Data::F32(_) | Data::Narrow(_) | Data::Mapped { .. } => DType::F32,
             Data::Bf16(_) => DType::Bf16,
         }
     }
@@ -193,6 +206,7 @@ impl Tensor {
     pub(crate) fn f32(&self) -> &[f32] {
         match &self.storage.data {
             Data::F32(buffer) => buffer.slice(),
+            Data::Narrow(wide) => wide.get_or_init(|| self.widened()).slice(),
             Data::Mapped { map, bytes } => bytemuck::cast_slice(&map[bytes.clone()]),
             Data::Bf16(_) => &[],
         }
@@ -214,6 +228,15 @@ impl Tensor {
             }
             _ => &mut [],
         }
+    }
+
+    fn widened(&self) -> Buffer {
+        let mut wide = self.device.take(self.len());
+        if let Some(half) = self.storage.half.get() {
+            let rows = parallel::rows_per_block(self.width());
+            parallel::row_blocks(wide.slice_mut(), self.width(), rows, |first, out| half.widen(first, out));
+        }
+        wide
     }
 
     fn matrix(&self) -> Mat<'_> {

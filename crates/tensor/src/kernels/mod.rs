@@ -1,5 +1,6 @@
 //! What runs on the processor: slices in, slices out. The only place with threads, SIMD and `unsafe`.
 
+pub(crate) mod absorbed;
 pub(crate) mod attention;
 pub(crate) mod ceiling;
 pub(crate) mod map;

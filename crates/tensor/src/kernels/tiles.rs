@@ -15,6 +15,14 @@ pub(crate) struct Tile<'a> {
 unsafe impl Send for Tile<'_> {}
 
 impl Tile<'_> {
+    /// A rectangle that begins at `start`.
+    ///
+    /// # Safety
+    /// Its elements lie in memory that lives as long, and nothing else reads or writes them meanwhile.
+    pub(crate) unsafe fn new<'a>(start: *mut f32, stride: usize, rows: usize, columns: usize) -> Tile<'a> {
+        Tile { start, stride, rows, columns, matrix: PhantomData }
+    }
+
     /// One row of the rectangle.
     #[inline(always)]
     pub(crate) fn row(&mut self, i: usize) -> &mut [f32] {
@@ -23,9 +31,7 @@ impl Tile<'_> {
         // rectangle, and `&mut self` keeps a second slice from existing at the same time.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(i * self.stride), self.columns) }
     }
-}
 
-impl Tile<'_> {
     /// Has the processor bring rows near that are written soon.
     #[inline(always)]
     pub(crate) fn fetch(&self, first: usize, rows: usize) {
@@ -57,7 +63,7 @@ pub(crate) fn tiles<'a>(matrix: &'a mut [f32], width: usize, columns: usize, bou
             // SAFETY: `band[0] * width + column` is at most `matrix.len()` by the asserts above. Bands are disjoint rows
             // and `column` steps by the tile's width, so no element is in two tiles.
             let start = unsafe { start.add((band[0] * width + column).min(matrix.len())) };
-            tiles.push(Tile { start, stride: width, rows: band[1] - band[0], columns, matrix: PhantomData });
+            tiles.push(unsafe { Tile::new(start, width, band[1] - band[0], columns) });
         }
     }
     tiles

@@ -5,33 +5,30 @@
 //! same maps): two small products a row take the place of two large ones a token. A bias of the keys adds the same to
 //! every score of a query, which the softmax does not see, so its gradient is zero. Computed in f32 in either precision.
 
-use std::ops::Range;
-
 use crate::device::Device;
 use crate::error::{Result, ensure_shape};
+use crate::kernels::absorbed::{Extents, put, times};
 use crate::kernels::math::{arch, vectorised};
 use crate::kernels::panel::{Left, Right, Times, WIDEST};
 use crate::kernels::parallel::tasks;
 use crate::kernels::softmax::{dot, softmax};
-use crate::kernels::tiles::tiles;
 use crate::ops::dropout::{Dropout, scan};
 use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
-/// A linear map: weight `[outputs, inputs]` and bias `[outputs]`.
-pub type Map<'a> = (&'a Var, Option<&'a Var>);
-
-/// The extents of one call.
-#[derive(Clone)]
-struct Extents {
-    /// Where sequences start in the packed stream, and where the last one ends.
-    offsets: Vec<usize>,
-    heads: usize,
-    /// Columns of a head.
-    size: usize,
-    /// Columns of `x`, and the same in whole panels: the distance between rows of scratch memory.
-    inputs: usize,
-    wide: usize,
+/// What attention with absorbed maps reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Absorbed<'a> {
+    /// Weight, `[width, inputs]`, and bias, `[width]`, of the map that makes keys.
+    pub key: (&'a Var, Option<&'a Var>),
+    /// The same of values.
+    pub value: (&'a Var, Option<&'a Var>),
+    /// Where sequences start in the packed stream, and where the last one ends: ascending from 0 to `tokens`.
+    pub offsets: &'a [u32],
+    /// How many heads the width is cut into.
+    pub heads: usize,
+    /// Dropout on the probabilities, as in [`Tape::attention`].
+    pub dropout: Option<&'a Dropout>,
 }
 
 /// What the backward pass needs.
@@ -46,165 +43,15 @@ struct Saved {
     totals: Vec<f32>,
 }
 
-impl Extents {
-    fn rows(&self) -> usize {
-        self.offsets.len() - 1
-    }
-
-    fn tokens(&self) -> usize {
-        self.offsets[self.rows()]
-    }
-
-    fn sequence(&self, row: usize) -> Range<usize> {
-        self.offsets[row]..self.offsets[row + 1]
-    }
-
-    fn scale(&self) -> f32 {
-        1.0 / (self.size as f32).sqrt()
-    }
-
-    /// Operations of so many products of every row with a map, and of every head's row with every token.
-    fn operations(&self, maps: usize, mixtures: usize) -> u64 {
-        let width = self.heads * self.size;
-        (2 * self.inputs * (maps * self.rows() * width + mixtures * self.heads * self.tokens())) as u64
-    }
-
-    /// The columns of a head in a matrix of `[rows, width]`, as a left operand.
-    fn columns<'a, const BY_COLUMNS: bool>(&self, matrix: &'a [f32], head: usize) -> Left<'a, BY_COLUMNS> {
-        let (rows, depth) = if BY_COLUMNS { (self.size, self.rows()) } else { (self.rows(), self.size) };
-        Left { data: matrix.get(head * self.size..).unwrap_or(&[]), stride: self.heads * self.size, rows, depth }
-    }
-
-    /// The rows of a weight that make a head, or their transpose.
-    fn weight<'a>(&self, weight: &'a [f32], head: usize, turned: bool) -> Right<'a> {
-        let data = &weight[head * self.size * self.inputs..];
-        Right { data, stride: self.inputs, rows: self.size, width: self.inputs, turned }
-    }
-
-    /// The tokens of a sequence, or their transpose.
-    fn tokens_of<'a>(&self, x: &'a [f32], row: usize, turned: bool) -> Right<'a> {
-        let (tokens, inputs) = (self.sequence(row), self.inputs);
-        Right { data: &x[tokens.start * inputs..], stride: inputs, rows: tokens.len(), width: inputs, turned }
-    }
-
-    /// One row of every head, in `[heads, rows, wide]`.
-    fn by_head<'a>(&self, matrix: &'a [f32], row: usize) -> Left<'a, false> {
-        let (rows, depth) = (self.heads, self.inputs);
-        Left { data: &matrix[row * self.wide..], stride: self.rows() * self.wide, rows, depth }
-    }
-
-    /// Every row of one head, in `[rows, heads, wide]`, as a right operand.
-    fn by_row<'a>(&self, matrix: &'a [f32], head: usize) -> Right<'a> {
-        let (stride, rows) = (self.heads * self.wide, self.rows());
-        Right { data: &matrix[head * self.wide..], stride, rows, width: self.inputs, turned: false }
-    }
-
-    /// The part of `[heads, length]` for every sequence that is a sequence's.
-    fn part(&self, row: usize) -> Range<usize> {
-        let tokens = self.sequence(row);
-        self.heads * tokens.start..self.heads * tokens.end
-    }
-
-    /// Cuts memory of `[heads, length]` for every sequence by sequences.
-    fn parts<'a>(&self, mut matrix: &'a mut [f32]) -> Vec<&'a mut [f32]> {
-        let cut = |row| matrix.split_off_mut(..self.part(row).len()).unwrap_or_default();
-        (0..self.rows()).map(cut).collect()
-    }
-
-    /// `left right` for every head, one task a head: `[heads, rows, wide]` in memory.
-    fn for_heads<'a>(
-        &self,
-        device: &Device,
-        left: impl Fn(usize) -> Left<'a, false> + Sync,
-        right: impl Fn(usize) -> Right<'a> + Sync,
-    ) -> Tensor {
-        let mut out = Tensor::stale(device, &[self.heads, self.rows(), self.wide]);
-        let chunks = out.f32_mut().chunks_mut((self.rows() * self.wide).max(1));
-        tasks(chunks.enumerate().collect(), |(head, out)| times(device, out, self.wide, left(head), right(head)));
-        out
-    }
-
-    /// The rows of every head times the transpose of its part of a weight, `finish`ed row by row: `[rows, heads * size]`.
-    fn project(
-        &self,
-        device: &Device,
-        rows: &Tensor,
-        weight: &[f32],
-        finish: impl Fn(usize, usize, &[f32], &mut [f32]) + Sync,
-    ) -> Tensor {
-        let width = self.heads * self.size;
-        let mut out = Tensor::stale(device, &[self.rows(), width]);
-        let columns = tiles(out.f32_mut(), width, self.size, &[0, self.rows()]).into_iter().enumerate();
-        tasks(columns.collect(), |(head, mut columns)| {
-            let wide = self.size.next_multiple_of(WIDEST);
-            let mut room = device.take(self.rows() * wide);
-            let by_row = self.by_row(rows.f32(), head);
-            let left = Left { data: by_row.data, stride: by_row.stride, rows: by_row.rows, depth: by_row.width };
-            times::<false>(device, room.slice_mut(), wide, left, self.weight(weight, head, true));
-            for (row, found) in room.slice().chunks_exact(wide).enumerate() {
-                finish(head, row, &found[..self.size], columns.row(row));
-            }
-        });
-        out
-    }
-
-    /// The gradient of a weight: for every head the columns of `left`, turned, times its rows of `right`.
-    fn weight_gradient(&self, device: &Device, left: &[f32], right: &Tensor, out: &mut [f32], add: bool) {
-        let chunks = out.chunks_mut((self.size * self.inputs).max(1)).enumerate();
-        tasks(chunks.collect(), |(head, out)| {
-            let mut room = device.take(self.size * self.wide);
-            times::<true>(
-                device,
-                room.slice_mut(),
-                self.wide,
-                self.columns(left, head),
-                self.by_row(right.f32(), head),
-            );
-            for (out, found) in out.chunks_exact_mut(self.inputs).zip(room.slice().chunks_exact(self.wide)) {
-                put(out, &found[..self.inputs], add);
-            }
-        });
-    }
-}
-
-/// `out = left right`.
-fn times<const BY_COLUMNS: bool>(
-    device: &Device,
-    out: &mut [f32],
-    out_stride: usize,
-    left: Left<BY_COLUMNS>,
-    right: Right,
-) {
-    let mut room = device.take(right.room());
-    arch().dispatch(Times { out, out_stride, add: false, left, right, room: room.slice_mut() });
-}
-
-fn put(out: &mut [f32], values: &[f32], add: bool) {
-    if add {
-        out.iter_mut().zip(values).for_each(|(y, x)| *y += x);
-    } else {
-        out.copy_from_slice(values);
-    }
-}
-
 impl Tape {
     /// Attention of row `i` of `query`, `[sequences, width]`, on the tokens of sequence `i` of `x`, `[tokens, inputs]`,
-    /// whose keys and values are linear maps of them, `[width, inputs]` and `[width]`. Sequences start at `offsets`.
-    /// Dropout acts as in [`Tape::attention`], which gives the same but for rounding.
+    /// whose keys and values are linear maps of them. [`Tape::attention`] gives the same but for rounding.
     ///
     /// # Errors
     /// When the shapes, the offsets, the heads or the keys of the dropout do not fit.
-    pub fn absorbed_attention(
-        &mut self,
-        query: &Var,
-        x: &Var,
-        (key, key_bias): Map,
-        (value, value_bias): Map,
-        offsets: &[u32],
-        heads: usize,
-        dropout: Option<&Dropout>,
-    ) -> Result<Var> {
+    pub fn absorbed_attention(&mut self, query: &Var, x: &Var, absorbed: Absorbed) -> Result<Var> {
         const OP: &str = "absorbed_attention";
+        let Absorbed { key: (key, key_bias), value: (value, value_bias), offsets, heads, dropout } = absorbed;
         let device = self.device().clone();
         let _span = device.span(OP);
         let (shape, inputs, tokens) = (query.value().shape().to_vec(), x.value().width(), x.value().rows());
@@ -490,7 +337,8 @@ mod tests {
 
         fn call(&self, tape: &mut Tape, [query, x, key, key_bias, value, value_bias]: [&Var; 6]) -> Result<Var> {
             let (key, value) = ((key, Some(key_bias)), (value, Some(value_bias)));
-            tape.absorbed_attention(query, x, key, value, &self.offsets, self.heads, self.dropout.as_ref())
+            let (offsets, heads, dropout) = (&self.offsets[..], self.heads, self.dropout.as_ref());
+            tape.absorbed_attention(query, x, Absorbed { key, value, offsets, heads, dropout })
         }
 
         /// Keys and values made, then the formula of attention.
@@ -636,8 +484,8 @@ mod tests {
         let var = |shape: &[usize]| Var::constant(Tensor::zeros(&device, shape));
         let (x, weight) = (var(&[3, 4]), var(&[4, 4]));
         let mut attempt = |query: &Var, value: &Var, offsets: &[u32], heads: usize| {
-            let found = tape.absorbed_attention(query, &x, (&weight, None), (value, None), offsets, heads, None);
-            found.unwrap_err().to_string()
+            let absorbed = Absorbed { key: (&weight, None), value: (value, None), offsets, heads, dropout: None };
+            tape.absorbed_attention(query, &x, absorbed).unwrap_err().to_string()
         };
         let one = "absorbed_attention: the shape [2, 4] does not fit one row for each of 1 sequences";
         assert_eq!(attempt(&var(&[2, 4]), &weight, &[0, 3], 2), one);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use crate::device::Device;
 use crate::error::{Result, ensure_shape};
 use crate::kernels::parallel;
-use crate::kernels::product::{Left, Mat, Panels, Pass, Start, prepare, product, product_and};
+use crate::kernels::product::{
+    Half, Left, Mat, Narrow, Panels, Pass, Start, prepare, product, product_and, product_narrow,
+};
 use crate::ops::activation::Activation;
 use crate::tape::{Precision, Tape, Var};
 use crate::tensor::Tensor;
@@ -46,12 +48,38 @@ impl Input {
     }
 }
 
+/// The slopes of an activation.
+enum Slopes {
+    Whole(Tensor),
+    Half(Half),
+}
+
 impl Tape {
     /// `f(x Wᵀ + b)`: `x` is `[.., inputs]`, `weight` `[outputs, inputs]`, `bias` `[outputs]`.
     ///
     /// # Errors
     /// When the shapes do not fit.
     pub fn linear(&mut self, x: &Var, weight: &Var, bias: Option<&Var>, activation: Option<Activation>) -> Result<Var> {
+        self.linear_with(x, weight, bias, activation, false)
+    }
+
+    /// [`Tape::linear`] for a result that other products are to read: with products in bf16 the values of the activation, and
+    /// its slopes, are kept in bf16 alone.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn linear_narrow(&mut self, x: &Var, weight: &Var, bias: Option<&Var>, activation: Activation) -> Result<Var> {
+        self.linear_with(x, weight, bias, Some(activation), self.precision() == Precision::Bf16)
+    }
+
+    fn linear_with(
+        &mut self,
+        x: &Var,
+        weight: &Var,
+        bias: Option<&Var>,
+        activation: Option<Activation>,
+        narrow: bool,
+    ) -> Result<Var> {
         let inputs = x.value().width();
         let shape = weight.value().shape();
         ensure_shape("linear", shape.len() == 2 && shape[1] == inputs, shape, || {
@@ -71,7 +99,6 @@ impl Tape {
         if let Some(last) = out_shape.last_mut() {
             *last = outputs;
         }
-        let mut out = Tensor::stale(self.device(), &out_shape);
         let start = bias.map_or(Start::Zero, |bias| Start::Bias(bias.f32()));
         // A weight that does not move is packed once for all the steps.
         let frozen = !weight.needs_grad();
@@ -88,15 +115,26 @@ impl Tape {
         };
         let bias_node = bias.and_then(Var::node);
         let needs_grad = x.needs_grad() || weight.needs_grad() || bias_node.is_some();
-        let slopes = activation.map(|activation| {
-            let mut slopes = Tensor::stale(self.device(), &out_shape);
-            let finish = (activation, out.f32_mut(), needs_grad);
-            product_and(self.device(), slopes.f32_mut(), finish, start, left, &right);
-            slopes
-        });
-        if slopes.is_none() {
-            product(self.device(), out.f32_mut(), start, left, &right);
-        }
+        let device = self.device().clone();
+        // Whose next product will want panels is not known; where this weight moves, most likely that one does.
+        let wanted = (needs_grad, weight.needs_grad());
+        let made = activation.filter(|_| narrow).and_then(|f| product_narrow(&device, f, wanted, start, left, &right));
+        let (out, slopes) = match (made, activation) {
+            (Some(Narrow { half, panels, slopes }), _) => {
+                (Tensor::narrow(&device, &out_shape, half, panels), slopes.map(Slopes::Half))
+            }
+            (None, Some(activation)) => {
+                let (mut out, mut slopes) = (Tensor::stale(&device, &out_shape), Tensor::stale(&device, &out_shape));
+                let finish = (activation, out.f32_mut(), needs_grad);
+                product_and(&device, slopes.f32_mut(), finish, start, left, &right);
+                (out, Some(Slopes::Whole(slopes)))
+            }
+            (None, None) => {
+                let mut out = Tensor::stale(&device, &out_shape);
+                product(&device, out.f32_mut(), start, left, &right);
+                (out, None)
+            }
+        };
         let (x_node, weight_node) = (x.node(), weight.node());
         let weight_shape = shape.to_vec();
         let input_shape = x.value().shape().to_vec();
@@ -105,13 +143,14 @@ impl Tape {
             let saved_matrix = x_node.is_some().then_some(matrix);
             move |mut gradient: Tensor, flow| {
                 let device = flow.device().clone();
-                let mut factors = None;
-                if let Some(slopes) = &slopes {
-                    match precision {
-                        Precision::F32 => parallel::zip(gradient.f32_mut(), slopes.f32(), |g, slope| *g *= slope),
-                        Precision::Bf16 => factors = Some(slopes.f32()),
+                let factors = match &slopes {
+                    None => None,
+                    Some(Slopes::Half(slopes)) => Some(slopes),
+                    Some(Slopes::Whole(slopes)) => {
+                        parallel::zip(gradient.f32_mut(), slopes.f32(), |g, slope| *g *= slope);
+                        None
                     }
-                }
+                };
                 let half = precision == Precision::Bf16 && saved_matrix.is_some();
                 let make = |sums: Option<(&mut [f32], bool)>| {
                     let pass = Pass { precision, factors, sums, half, panels: saved_input.is_some() };

@@ -5,6 +5,7 @@
 //! extent in one order that depends on the extents alone, so the result has the same bits for any number of threads.
 
 mod mat;
+mod narrow;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_x86;
@@ -13,10 +14,13 @@ mod prepare;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::ops::Range;
+
 use rayon::current_num_threads;
 use rayon::prelude::*;
 
 pub(crate) use mat::Mat;
+pub(crate) use narrow::{Narrow, product_narrow};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use pack_x86::turned_panel;
 pub(crate) use prepare::{Pass, prepare};
@@ -112,6 +116,19 @@ impl Half {
         }
         Half { words, rows: a.rows, inner: a.cols }
     }
+
+    fn words(&self) -> &[u32] {
+        bytemuck::cast_slice(self.words.slice())
+    }
+
+    /// The rounded elements of some rows, as f32.
+    pub(crate) fn widen(&self, first: usize, out: &mut [f32]) {
+        let depth = words(self.inner, Precision::Bf16);
+        for (row, out) in self.words().chunks_exact(depth.max(1)).skip(first).zip(out.chunks_mut(self.inner.max(1))) {
+            let halves: &[u16] = bytemuck::cast_slice(row);
+            out.iter_mut().zip(halves).for_each(|(x, &half)| *x = f32::from_bits(u32::from(half) << 16));
+        }
+    }
 }
 
 /// A left operand.
@@ -146,7 +163,16 @@ pub(crate) enum Start<'a> {
     Bias(&'a [f32]),
 }
 
-impl Start<'_> {
+impl<'a> Start<'a> {
+    /// What the columns of a panel start from when the inner extent is summed from `from` on.
+    fn of(self, panel: usize, cols: usize, from: usize) -> Start<'a> {
+        match self {
+            _ if from > 0 => Start::Sum,
+            Start::Bias(bias) => Start::Bias(&bias[panel * PANEL..][..cols]),
+            other => other,
+        }
+    }
+
     /// A place that holds a sum already, or nothing of worth.
     pub(crate) fn sum_if(holds_sum: bool) -> Start<'static> {
         if holds_sum { Start::Sum } else { Start::Zero }
@@ -242,28 +268,38 @@ fn product_by(
         }
         return;
     }
+    let shared = Shared(out.as_mut_ptr());
+    let finish = finish.map(|(activation, after, slopes)| {
+        assert_eq!(after.len(), rows * b.cols, "outputs of a function of a product");
+        (activation, Shared(after.as_mut_ptr()), slopes)
+    });
+    in_pieces(a, b, |rows, panels| rows_by_panels(isa, shared, finish, start, a, b, rows, panels));
+}
+
+/// Cuts a product into chunks of rows by ranges of panels, and calls `task` for each.
+fn in_pieces(a: Left, b: &Panels, task: impl Fn(Range<usize>, Range<usize>) + Sync) {
+    let (rows, inner, _) = a.extents();
     let parallel = current_num_threads() > 1 && rows * b.cols * inner >= PARALLEL;
     let panels = b.cols.div_ceil(PANEL);
     // Enough pieces that no thread waits long for the last one: by rows first, by panels where rows are few.
     let chunks = rows.div_ceil(ROWS);
     let wanted = if parallel { 8 * current_num_threads() } else { 1 };
     let groups = wanted.div_ceil(chunks).clamp(1, panels);
-    let shared = Shared(out.as_mut_ptr());
-    let finish = finish.map(|(activation, after, slopes)| {
-        assert_eq!(after.len(), rows * b.cols, "outputs of a function of a product");
-        (activation, Shared(after.as_mut_ptr()), slopes)
-    });
-    let task = |task: usize| {
-        let (chunk, group) = (task / groups, task % groups);
-        let (first, last) = (group * panels / groups, (group + 1) * panels / groups);
-        let rows = chunk * ROWS..((chunk + 1) * ROWS).min(rows);
-        rows_by_panels(isa, shared, finish, start, a, b, rows, first..last);
+    let piece = |piece: usize| {
+        let (chunk, group) = (piece / groups, piece % groups);
+        task(chunk * ROWS..((chunk + 1) * ROWS).min(rows), group * panels / groups..(group + 1) * panels / groups);
     };
     if parallel {
-        parallel::counted(chunks * groups, task);
+        parallel::counted(chunks * groups, piece);
     } else {
-        (0..chunks * groups).for_each(task);
+        (0..chunks * groups).for_each(piece);
     }
+}
+
+/// The parts of an inner extent that are summed before the outputs are touched: where each begins, and its length.
+fn parts_of(depth: usize) -> impl Iterator<Item = Range<usize>> {
+    let most = depth.div_ceil(depth.div_ceil(DEPTH));
+    (0..depth).step_by(most).map(move |from| from..(from + most).min(depth))
 }
 
 /// A chunk of rows by a range of panels.
@@ -275,50 +311,19 @@ fn rows_by_panels(
     start: Start,
     a: Left,
     b: &Panels,
-    rows: std::ops::Range<usize>,
-    panels: std::ops::Range<usize>,
+    rows: Range<usize>,
+    panels: Range<usize>,
 ) {
-    // A transpose comes in panels of its own, so its rows go by the panel.
-    let part = if matches!(a, Left::Turned(_)) { PANEL } else { ROWS };
-    let most = b.depth.div_ceil(b.depth.div_ceil(DEPTH));
-    for from in (0..b.depth).step_by(most) {
-        let depth = most.min(b.depth - from);
+    for part in parts_of(b.depth) {
         for panel in panels.clone() {
-            let right = &b.words()[(panel * b.depth + from) * PANEL..][..depth * PANEL];
             let (col, cols) = (panel * PANEL, PANEL.min(b.cols - panel * PANEL));
-            let start = match start {
-                _ if from > 0 => Start::Sum,
-                Start::Bias(bias) => Start::Bias(&bias[col..col + cols]),
-                other => other,
-            };
-            for row in rows.clone().step_by(part) {
-                let (words, row_step, step) = match a {
-                    Left::F32(a) => (bytemuck::cast_slice(&a.data[row * a.row_stride + from..]), a.row_stride, 1),
-                    Left::Bf16(a) => {
-                        let words: &[u32] = bytemuck::cast_slice(a.words.slice());
-                        (&words[row * b.depth + from..], b.depth, 1)
-                    }
-                    Left::Turned(a) => (&a.words()[(row / PANEL * a.depth + from) * PANEL..], 1, PANEL),
-                };
-                let count = part.min(rows.end - row);
-                let block = Block { words: words.as_ptr(), row: row_step, step, rows: count };
-                // SAFETY: `product_by` checked the extents; the block starts inside `out`, and no other task has its
-                // rows and columns.
-                let data = unsafe { out.0.add(row * b.cols + col) };
-                let out = Out { data, stride: b.cols, cols, start };
-                // SAFETY: `block` covers `count` rows of `depth` words (checked above; panels are padded to 32 columns),
-                // `right` is `depth` rows of a panel, `out` covers as many rows, and `isa` is here.
-                unsafe {
-                    match isa {
-                        #[cfg(target_arch = "x86_64")]
-                        Instructions::Avx2 | Instructions::Avx512 | Instructions::Avx512Bf16 => {
-                            x86::block(isa, b.precision, block, right, out);
-                        }
-                        _ => portable::block(b.precision, block, right, out),
-                    }
-                }
-            }
-            if let (Some((activation, after, slopes)), true) = (finish, from + depth == b.depth) {
+            // SAFETY: `product_by` checked the extents; the rows begin inside `out`, and no other task has them and these
+            // columns.
+            let data = unsafe { out.0.add(rows.start * b.cols + col) };
+            let out_block = Out { data, stride: b.cols, cols, start: start.of(panel, cols, part.start) };
+            // SAFETY: as above, and `isa` is here.
+            unsafe { rows_by_panel(isa, a, b, rows.clone(), panel, part.clone(), out_block) };
+            if let (Some((activation, after, slopes)), true) = (finish, part.end == b.depth) {
                 vectorised(
                     #[inline(always)]
                     || {
@@ -333,6 +338,46 @@ fn rows_by_panels(
                         }
                     },
                 );
+            }
+        }
+    }
+}
+
+/// A chunk of rows by a panel, over a part of the inner extent.
+///
+/// # Safety
+/// The rows, the panel and the part lie in `a` and `b`, whose extents and precisions fit, `out` covers as many rows, and
+/// `isa` is here.
+unsafe fn rows_by_panel(
+    isa: Instructions,
+    a: Left,
+    b: &Panels,
+    rows: Range<usize>,
+    panel: usize,
+    part: Range<usize>,
+    out: Out,
+) {
+    let right = &b.words()[(panel * b.depth + part.start) * PANEL..][..part.len() * PANEL];
+    // A transpose comes in panels of its own, so its rows go by the panel.
+    let together = if matches!(a, Left::Turned(_)) { PANEL } else { ROWS };
+    for row in rows.clone().step_by(together) {
+        let (words, row_step, step) = match a {
+            Left::F32(a) => (bytemuck::cast_slice(&a.data[row * a.row_stride + part.start..]), a.row_stride, 1),
+            Left::Bf16(a) => (&a.words()[row * b.depth + part.start..], b.depth, 1),
+            Left::Turned(a) => (&a.words()[(row / PANEL * a.depth + part.start) * PANEL..], 1, PANEL),
+        };
+        let count = together.min(rows.end - row);
+        let block = Block { words: words.as_ptr(), row: row_step, step, rows: count };
+        // SAFETY: `block` covers `count` rows of the part's words (panels are padded to 32 columns), `right` is as many rows
+        // of a panel, and `out` covers the rows.
+        unsafe {
+            let out = Out { data: out.data.add((row - rows.start) * out.stride), ..out };
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx2 | Instructions::Avx512 | Instructions::Avx512Bf16 => {
+                    x86::block(isa, b.precision, block, right, out);
+                }
+                _ => portable::block(b.precision, block, right, out),
             }
         }
     }

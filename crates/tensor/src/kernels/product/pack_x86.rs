@@ -61,7 +61,7 @@ pub(super) unsafe fn round_row(words: &mut [u32], row: &[f32]) {
 pub(super) unsafe fn round_strip(strip: &mut Strip) {
     let (rows, width) = (strip.rows, strip.width);
     let last = (rows - 1) * width + PANEL;
-    assert!(last <= strip.x.len() && strip.factors.is_none_or(|factors| last <= factors.len()), "rows of a strip");
+    assert!(last <= strip.x.len() && strip.factors.is_none_or(|factors| last <= 2 * factors.len()), "rows of a strip");
     let zero = [_mm512_setzero_ps(); 2];
     let mut sums = zero;
     if let Some(held) = &strip.sums {
@@ -69,7 +69,7 @@ pub(super) unsafe fn round_strip(strip: &mut Strip) {
         // SAFETY: 32 sums were found.
         sums = unsafe { [_mm512_loadu_ps(held.as_ptr()), _mm512_loadu_ps(held.as_ptr().add(WIDTH))] };
     }
-    let (x, factors) = (strip.x.as_ptr(), strip.factors.map(<[f32]>::as_ptr));
+    let (x, factors) = (strip.x.as_ptr(), strip.factors.map(<[u32]>::as_ptr));
     let (mut half, mut panel) = (strip.half.as_mut(), strip.panel.as_deref_mut());
     for top in (0..rows).step_by(2) {
         let mut rounded = [[_mm512_setzero_si512(); 2]; 2];
@@ -78,7 +78,7 @@ pub(super) unsafe fn round_strip(strip: &mut Strip) {
             let mut row = unsafe { load(x.add(r * width), AHEAD * width) };
             if let Some(factors) = factors {
                 // SAFETY: as above.
-                let factors = unsafe { load(factors.add(r * width), AHEAD * width) };
+                let factors = unsafe { load_half(factors.add(r * width / 2), AHEAD * width / 2) };
                 row = [_mm512_mul_ps(row[0], factors[0]), _mm512_mul_ps(row[1], factors[1])];
             }
             sums = [_mm512_add_ps(sums[0], row[0]), _mm512_add_ps(sums[1], row[1])];
@@ -124,6 +124,22 @@ unsafe fn load(at: *const f32, ahead: usize) -> [__m512; 2] {
         _mm_prefetch(at.wrapping_add(ahead + WIDTH).cast(), _MM_HINT_T0);
         [_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(WIDTH))]
     }
+}
+
+/// The same of rounded neighbours.
+///
+/// # Safety
+/// Sixteen words from `at` on can be read; the ones ahead need not.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn load_half(at: *const u32, ahead: usize) -> [__m512; 2] {
+    // SAFETY: the caller's promise; fetching reads nothing.
+    let words = unsafe {
+        _mm_prefetch(at.wrapping_add(ahead).cast(), _MM_HINT_T0);
+        _mm512_loadu_si512(at.cast())
+    };
+    [_mm512_castsi512_si256(words), _mm512_extracti64x4_epi64(words, 1)]
+        .map(|half| _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)))
 }
 
 /// Fills the front of a panel with `used` columns of a matrix, from its 32 columns of `inner` elements that begin `stride`

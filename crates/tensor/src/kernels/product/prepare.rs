@@ -1,7 +1,7 @@
 //! One pass over a matrix that makes everything of it that products will read.
 
 use super::pack::{AHEAD, fetch};
-use super::{Half, Mat, PANEL, Panels, pack, words};
+use super::{Half, Mat, PANEL, Panels, both, pack, words};
 use crate::device::Device;
 use crate::kernels::math::vectorised;
 use crate::kernels::parallel;
@@ -13,7 +13,7 @@ pub(crate) struct Pass<'a> {
     /// The precision of the products.
     pub(crate) precision: Precision,
     /// Elements are multiplied by these first (nothing is written back).
-    pub(crate) factors: Option<&'a [f32]>,
+    pub(crate) factors: Option<&'a Half>,
     /// The column sums go here: added to what stands there, or over it.
     pub(crate) sums: Option<(&'a mut [f32], bool)>,
     /// Whether its rows are wanted, rounded, as a left operand.
@@ -26,7 +26,8 @@ pub(crate) struct Pass<'a> {
 pub(super) struct Strip<'a> {
     /// The matrix from the strip's first column on, and its width.
     pub(super) x: &'a [f32],
-    pub(super) factors: Option<&'a [f32]>,
+    /// The words of the factors from the strip's first column on.
+    pub(super) factors: Option<&'a [u32]>,
     pub(super) width: usize,
     pub(super) rows: usize,
     pub(super) panel: Option<&'a mut [f32]>,
@@ -37,6 +38,7 @@ pub(super) struct Strip<'a> {
 /// Makes what `pass` asks for of a row-major matrix.
 pub(crate) fn prepare(device: &Device, x: Mat, pass: Pass) -> (Option<Half>, Option<Panels>) {
     assert!(x.fits() && x.col_stride == 1 && x.row_stride == x.cols, "a row-major matrix");
+    assert!(pass.factors.is_none_or(|f| (f.rows, f.inner) == (x.rows, x.cols)), "factors of a matrix");
     let (rows, cols, precision) = (x.rows, x.cols, pass.precision);
     if !cols.is_multiple_of(PANEL) || x.data.is_empty() {
         return one_by_one(device, x, pass);
@@ -52,7 +54,7 @@ pub(crate) fn prepare(device: &Device, x: Mat, pass: Pass) -> (Option<Half>, Opt
     let mut sum_parts = sums.map(|sums| sums.chunks_mut(PANEL));
     let strips = (0..cols).step_by(PANEL).map(|first| Strip {
         x: &x.data[first..],
-        factors: pass.factors.map(|factors| &factors[first..]),
+        factors: pass.factors.map(|factors| &factors.words()[first / 2..]),
         width: cols,
         rows,
         panel: panel_parts.as_mut().and_then(Iterator::next),
@@ -83,8 +85,8 @@ fn one_by_one(device: &Device, x: Mat, pass: Pass) -> (Option<Half>, Option<Pane
     let data = match pass.factors {
         None => x.data,
         Some(factors) => {
-            let pairs = x.data.iter().zip(factors);
-            product.slice_mut().iter_mut().zip(pairs).for_each(|(out, (x, factor))| *out = x * factor);
+            factors.widen(0, product.slice_mut());
+            product.slice_mut().iter_mut().zip(x.data).for_each(|(out, x)| *out *= x);
             product.slice()
         }
     };
@@ -99,11 +101,13 @@ impl Strip<'_> {
     /// The values of a row.
     #[inline(always)]
     fn row(&self, r: usize) -> [f32; PANEL] {
-        let place = r * self.width..r * self.width + PANEL;
         let mut row = [0.0; PANEL];
-        row.copy_from_slice(&self.x[place.clone()]);
+        row.copy_from_slice(&self.x[r * self.width..][..PANEL]);
         if let Some(factors) = self.factors {
-            row.iter_mut().zip(&factors[place]).for_each(|(x, factor)| *x *= factor);
+            let words = &factors[r * self.width / 2..][..PANEL / 2];
+            for (pair, &word) in row.as_chunks_mut::<2>().0.iter_mut().zip(words) {
+                pair.iter_mut().zip(both(word)).for_each(|(x, factor)| *x *= factor);
+            }
         }
         row
     }
@@ -165,8 +169,10 @@ mod tests {
         let device = Device::cpu();
         for (rows, cols) in [(1, 1), (5, 7), (33, 256), (7, 96), (64, 300), (2, 130), (1, 32)] {
             let (x, factors) = (noise(rows * cols, "x"), noise(rows * cols, "factors"));
-            for factors in [None, Some(factors.as_slice())] {
-                let product = |i: usize| x[i] * factors.map_or(1.0, |factors| factors[i]);
+            let half = Half::round(&device, Mat::new(&factors, rows, cols));
+            for factors in [None, Some(&half)] {
+                let value = |i: usize| half::bf16::from_f32(noise(rows * cols, "factors")[i]).to_f32();
+                let product = |i: usize| x[i] * factors.map_or(1.0, |_| value(i));
                 let changed: Vec<f32> = (0..x.len()).map(product).collect();
                 let plain = Mat::new(&changed, rows, cols);
                 for (precision, half) in [(Precision::F32, false), (Precision::Bf16, true)] {
