@@ -124,10 +124,11 @@ impl Tape {
                 (Tensor::narrow(&device, &out_shape, half, panels), slopes.map(Slopes::Half))
             }
             (None, Some(activation)) => {
-                let (mut out, mut slopes) = (Tensor::stale(&device, &out_shape), Tensor::stale(&device, &out_shape));
-                let finish = (activation, out.f32_mut(), needs_grad);
-                product_and(&device, slopes.f32_mut(), finish, start, left, &right);
-                (out, Some(Slopes::Whole(slopes)))
+                let mut out = Tensor::stale(&device, &out_shape);
+                let mut slopes = needs_grad.then(|| Tensor::stale(&device, &out_shape));
+                let place = slopes.as_mut().map(Tensor::f32_mut);
+                product_and(&device, activation, out.f32_mut(), place, start, left, &right);
+                (out, slopes.map(Slopes::Whole))
             }
             (None, None) => {
                 let mut out = Tensor::stale(&device, &out_shape);

@@ -4,8 +4,8 @@
 //! bf16 row by row ([`Half`]), or, when it is a transpose, read from panels of its own. Every output is a sum over the inner
 //! extent in one order that depends on the extents alone, so the result has the same bits for any number of threads.
 
+mod activated;
 mod mat;
-mod narrow;
 mod pack;
 #[cfg(target_arch = "x86_64")]
 mod pack_x86;
@@ -19,17 +19,15 @@ use std::ops::Range;
 use rayon::current_num_threads;
 use rayon::prelude::*;
 
+pub(crate) use activated::{Narrow, product_and, product_narrow};
 pub(crate) use mat::Mat;
-pub(crate) use narrow::{Narrow, product_narrow};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use pack_x86::turned_panel;
 pub(crate) use prepare::{Pass, prepare};
 
 use crate::device::{Buffer, Device};
 use crate::instructions::Instructions;
-use crate::kernels::math::vectorised;
 use crate::kernels::parallel;
-use crate::ops::activation::Activation;
 use crate::tape::Precision;
 
 /// Columns of a panel: two AVX-512 registers, four of AVX2.
@@ -223,57 +221,30 @@ pub(crate) fn multiply_packed(device: &Device, out: &mut [f32], start: Start, a:
 /// `out = start + a b`; `out` is `[a.rows, b.cols]`, row-major and contiguous.
 pub(crate) fn product(device: &Device, out: &mut [f32], start: Start, a: Left, b: &Panels) {
     device.count(b.operations(a));
-    product_by(Instructions::current(), out, start, a, b, None);
+    product_by(Instructions::current(), out, start, a, b);
 }
 
-/// [`product`], and a function of the outputs beside them, computed while they are in cache. With `slopes`, `out` ends up
-/// with the slopes of the function instead of its arguments.
-pub(crate) fn product_and(
-    device: &Device,
-    out: &mut [f32],
-    (activation, after, slopes): (Activation, &mut [f32], bool),
-    start: Start,
-    a: Left,
-    b: &Panels,
-) {
-    device.count(b.operations(a));
-    product_by(Instructions::current(), out, start, a, b, Some((activation, after, slopes)));
-}
-
-fn product_by(
-    isa: Instructions,
-    out: &mut [f32],
-    start: Start,
-    a: Left,
-    b: &Panels,
-    finish: Option<(Activation, &mut [f32], bool)>,
-) {
-    let (rows, inner, precision) = a.extents();
-    assert!(inner == b.inner && precision == b.precision, "operands of a product");
+fn product_by(isa: Instructions, out: &mut [f32], start: Start, a: Left, b: &Panels) {
+    check(a, b, start);
+    let (rows, _, _) = a.extents();
     assert_eq!(out.len(), rows * b.cols, "outputs of a product");
+    if out.is_empty() {
+        return;
+    }
+    let shared = Shared(out.as_mut_ptr());
+    in_pieces(a, b, |rows, panels| rows_by_panels(isa, shared, start, a, b, rows, panels));
+}
+
+/// Fails where the operands do not fit.
+fn check(a: Left, b: &Panels, start: Start) {
+    let (_, inner, precision) = a.extents();
+    assert!(inner == b.inner && precision == b.precision, "operands of a product");
     if let Left::F32(a) = a {
         assert!(a.fits() && a.col_stride == 1, "a matrix outside its memory");
     }
     if let Start::Bias(bias) = start {
         assert_eq!(bias.len(), b.cols, "bias of a product");
     }
-    if out.is_empty() {
-        return;
-    }
-    if b.depth == 0 {
-        match start {
-            Start::Zero => out.fill(0.0),
-            Start::Sum => {}
-            Start::Bias(bias) => out.chunks_exact_mut(b.cols).for_each(|row| row.copy_from_slice(bias)),
-        }
-        return;
-    }
-    let shared = Shared(out.as_mut_ptr());
-    let finish = finish.map(|(activation, after, slopes)| {
-        assert_eq!(after.len(), rows * b.cols, "outputs of a function of a product");
-        (activation, Shared(after.as_mut_ptr()), slopes)
-    });
-    in_pieces(a, b, |rows, panels| rows_by_panels(isa, shared, finish, start, a, b, rows, panels));
 }
 
 /// Cuts a product into chunks of rows by ranges of panels, and calls `task` for each.
@@ -296,18 +267,16 @@ fn in_pieces(a: Left, b: &Panels, task: impl Fn(Range<usize>, Range<usize>) + Sy
     }
 }
 
-/// The parts of an inner extent that are summed before the outputs are touched: where each begins, and its length.
+/// The parts of an inner extent that are summed before the outputs are touched; an empty one is a single part.
 fn parts_of(depth: usize) -> impl Iterator<Item = Range<usize>> {
-    let most = depth.div_ceil(depth.div_ceil(DEPTH));
-    (0..depth).step_by(most).map(move |from| from..(from + most).min(depth))
+    let most = depth.max(1).div_ceil(depth.max(1).div_ceil(DEPTH));
+    (0..depth.max(1)).step_by(most).map(move |from| from..(from + most).min(depth))
 }
 
 /// A chunk of rows by a range of panels.
-#[expect(clippy::too_many_arguments, reason = "a task of one caller")]
 fn rows_by_panels(
     isa: Instructions,
     out: Shared,
-    finish: Option<(Activation, Shared, bool)>,
     start: Start,
     a: Left,
     b: &Panels,
@@ -320,25 +289,9 @@ fn rows_by_panels(
             // SAFETY: `product_by` checked the extents; the rows begin inside `out`, and no other task has them and these
             // columns.
             let data = unsafe { out.0.add(rows.start * b.cols + col) };
-            let out_block = Out { data, stride: b.cols, cols, start: start.of(panel, cols, part.start) };
+            let out = Out { data, stride: b.cols, cols, start: start.of(panel, cols, part.start) };
             // SAFETY: as above, and `isa` is here.
-            unsafe { rows_by_panel(isa, a, b, rows.clone(), panel, part.clone(), out_block) };
-            if let (Some((activation, after, slopes)), true) = (finish, part.end == b.depth) {
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for row in rows.clone() {
-                            let at = row * b.cols + col;
-                            // SAFETY: both have `rows x b.cols` elements, which `product_by` checked, and no other task
-                            // has this row's columns.
-                            let [before, after] = unsafe {
-                                [out, after].map(|part| std::slice::from_raw_parts_mut(part.0.add(at), cols))
-                            };
-                            activation.apply(before, after, slopes);
-                        }
-                    },
-                );
-            }
+            unsafe { rows_by_panel(isa, a, b, rows.clone(), panel, part.clone(), out) };
         }
     }
 }
@@ -442,10 +395,10 @@ mod tests {
                                         Left::Bf16(&half)
                                     }
                                 };
-                                product_by(isa, &mut out, Start::Sum, left, &panels, None);
-                                product_by(isa, &mut out, Start::Sum, left, &panels, None);
+                                product_by(isa, &mut out, Start::Sum, left, &panels);
+                                product_by(isa, &mut out, Start::Sum, left, &panels);
                                 let sum = out.clone();
-                                product_by(isa, &mut out, Start::Bias(&bias), left, &panels, None);
+                                product_by(isa, &mut out, Start::Bias(&bias), left, &panels);
                                 (sum, out)
                             })
                         };
