@@ -19,8 +19,8 @@ pub fn with_threads<R: Send>(n: usize, f: impl FnOnce() -> R + Send) -> R {
     }
 }
 
-/// Calls `f` for every item, on several threads. Whoever is free takes the next one, so that unequal items do not leave a
-/// thread waiting; `f` must not care about the order.
+/// Calls `f` for every item, on several threads; `f` must not care about the order. Each thread begins with a part of its own,
+/// so that what one operation leaves in a core's cache is there for the next, and helps the others when it is done.
 pub(crate) fn tasks<T: Send>(items: Vec<T>, f: impl Fn(T) + Sync) {
     let slots: Vec<Mutex<Option<T>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
     counted(slots.len(), |i| {
@@ -32,20 +32,23 @@ pub(crate) fn tasks<T: Send>(items: Vec<T>, f: impl Fn(T) + Sync) {
 
 /// Calls `f` with `0..n`, as [`tasks`] does.
 pub(crate) fn counted(n: usize, f: impl Fn(usize) + Sync) {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        loop {
-            let i = next.fetch_add(1, Ordering::Relaxed);
-            if i >= n {
-                return;
-            }
-            f(i);
-        }
-    };
     let threads = rayon::current_num_threads().min(n);
     if threads < 2 {
-        return work();
+        return (0..n).for_each(f);
     }
+    let next: Vec<AtomicUsize> = (0..threads).map(|part| AtomicUsize::new(part * n / threads)).collect();
+    let work = || {
+        let own = rayon::current_thread_index().unwrap_or(0);
+        for part in (own..own + threads).map(|part| part % threads) {
+            loop {
+                let i = next[part].fetch_add(1, Ordering::Relaxed);
+                if i >= (part + 1) * n / threads {
+                    break;
+                }
+                f(i);
+            }
+        }
+    };
     rayon::in_place_scope(|scope| {
         for _ in 1..threads {
             scope.spawn(|_| work());
@@ -57,7 +60,7 @@ pub(crate) fn counted(n: usize, f: impl Fn(usize) + Sync) {
 /// Adds the column sums of `[rows, width]` to `out`, or writes them: the gradient of a bias.
 pub(crate) fn column_sums(values: &[f32], width: usize, out: &mut [f32], holds_sum: bool) {
     const COLUMNS: usize = 128;
-    out.par_chunks_mut(COLUMNS).enumerate().for_each(|(block, out)| {
+    tasks(out.chunks_mut(COLUMNS).enumerate().collect(), |(block, out)| {
         if !holds_sum {
             out.fill(0.0);
         }
@@ -78,7 +81,7 @@ pub(crate) fn each(values: &mut [f32], f: impl Fn(&mut f32) + Sync) {
         arch.dispatch(|| values.iter_mut().for_each(&f));
         return;
     }
-    values.par_chunks_mut(CHUNK).for_each(|chunk| arch.dispatch(|| chunk.iter_mut().for_each(&f)));
+    tasks(values.chunks_mut(CHUNK).collect(), |chunk| arch.dispatch(|| chunk.iter_mut().for_each(&f)));
 }
 
 /// `f` for every pair of elements; the slices are equally long.
@@ -88,9 +91,8 @@ pub(crate) fn zip(a: &mut [f32], b: &[f32], f: impl Fn(&mut f32, f32) + Sync) {
         arch.dispatch(|| a.iter_mut().zip(b).for_each(|(x, &y)| f(x, y)));
         return;
     }
-    a.par_chunks_mut(CHUNK)
-        .zip(b.par_chunks(CHUNK))
-        .for_each(|(a, b)| arch.dispatch(|| a.iter_mut().zip(b).for_each(|(x, &y)| f(x, y))));
+    let pairs = a.chunks_mut(CHUNK).zip(b.chunks(CHUNK)).collect();
+    tasks(pairs, |(a, b): (&mut [f32], &[f32])| arch.dispatch(|| a.iter_mut().zip(b).for_each(|(x, &y)| f(x, y))));
 }
 
 /// Copies a slice into one of the same length.
@@ -99,7 +101,7 @@ pub(crate) fn copy(from: &[f32], to: &mut [f32]) {
         to.copy_from_slice(from);
         return;
     }
-    to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| to.copy_from_slice(from));
+    tasks(to.chunks_mut(CHUNK).zip(from.chunks(CHUNK)).collect(), |(to, from)| to.copy_from_slice(from));
 }
 
 /// The sum of `f` over fixed chunks of `0..n`, added in order.
@@ -143,7 +145,7 @@ pub(crate) fn row_blocks(out: &mut [f32], width: usize, rows: usize, f: impl Fn(
         }
         return;
     }
-    out.par_chunks_mut(block).enumerate().for_each(|(i, chunk)| f(i * rows, chunk));
+    tasks(out.chunks_mut(block).enumerate().collect(), |(i, chunk)| f(i * rows, chunk));
 }
 
 /// How many rows of a given width make a chunk worth handing over.

@@ -1,7 +1,5 @@
 //! AdamW in one pass over a parameter, with the rows of a table that nothing touched left alone.
 
-use rayon::prelude::*;
-
 use crate::device::Device;
 use crate::error::{Result, TensorError, ensure_shape};
 use crate::grads::{Grad, RowGrad};
@@ -117,9 +115,9 @@ const CHUNK: usize = 1 << 14;
 
 fn update_dense(step: Step, parameter: &mut Tensor, state: &mut AdamWState, gradient: &Tensor) {
     state.touched = None;
-    let moments = state.first.f32_mut().par_chunks_mut(CHUNK).zip(state.second.f32_mut().par_chunks_mut(CHUNK));
-    let parameters = parameter.f32_mut().par_chunks_mut(CHUNK).zip(gradient.f32().par_chunks(CHUNK));
-    parameters.zip(moments).for_each(|((parameter, gradient), (first, second))| {
+    let moments = state.first.f32_mut().chunks_mut(CHUNK).zip(state.second.f32_mut().chunks_mut(CHUNK));
+    let parameters = parameter.f32_mut().chunks_mut(CHUNK).zip(gradient.f32().chunks(CHUNK));
+    parallel::tasks(parameters.zip(moments).collect(), |((parameter, gradient), (first, second))| {
         vectorised(
             #[inline(always)]
             || step.slice(parameter, first, second, gradient),
@@ -139,8 +137,9 @@ fn update_rows(step: Step, parameter: &mut Tensor, state: &mut AdamWState, gradi
     let values = gradient.values.f32();
     let per_block = parallel::rows_per_block(width);
     let block = per_block * width;
-    let moments = state.first.f32_mut().par_chunks_mut(block).zip(state.second.f32_mut().par_chunks_mut(block));
-    parameter.f32_mut().par_chunks_mut(block).zip(moments).enumerate().for_each(|(index, (parameter, moments))| {
+    let moments = state.first.f32_mut().chunks_mut(block).zip(state.second.f32_mut().chunks_mut(block));
+    let blocks = parameter.f32_mut().chunks_mut(block).zip(moments).enumerate();
+    parallel::tasks(blocks.collect(), |(index, (parameter, moments))| {
         let start = index * per_block;
         let mut slot = gradient.rows.partition_point(|&row| (row as usize) < start);
         vectorised(

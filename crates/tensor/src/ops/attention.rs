@@ -5,8 +5,6 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use crate::error::{Result, ensure_shape};
 use crate::kernels::attention::{self as kernel, Backward, Forward, Gradients, Head, Mask, Stripe};
 use crate::kernels::math::arch;
@@ -156,11 +154,12 @@ impl Plan {
         tiles(matrix.f32_mut(), self.width, self.size(), &self.query_bounds)
     }
 
-    /// Runs `task` for every run of sequences and every head, each with what `outputs` has for it.
+    /// Runs `task` for every head and every run of sequences, each with what `outputs` has for it. Head by head: the thread
+    /// that made a head's columns has them near.
     fn for_each<T: Send>(&self, outputs: Vec<T>, task: impl Fn(Range<usize>, usize, T) + Sync) {
-        outputs.into_par_iter().enumerate().for_each(|(i, output)| {
-            task(self.runs[i / self.heads].clone(), i % self.heads, output);
-        });
+        let mut tasks: Vec<(usize, T)> = outputs.into_iter().enumerate().collect();
+        tasks.sort_by_key(|(i, _)| i % self.heads);
+        parallel::tasks(tasks, |(i, output)| task(self.runs[i / self.heads].clone(), i % self.heads, output));
     }
 
     /// One head of one sequence.

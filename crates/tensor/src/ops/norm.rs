@@ -1,7 +1,5 @@
 //! Layer normalisation with what stands in front of it: the dropout of a sublayer's output and the residual sum.
 
-use rayon::prelude::*;
-
 use crate::error::{Result, ensure_shape};
 use crate::kernels::math::vectorised;
 use crate::kernels::parallel;
@@ -213,8 +211,8 @@ impl Tape {
         let mut inverse_blocks: Vec<&mut [f32]> = inverses.chunks_mut(per_block).collect();
         inverse_blocks.resize_with(count, Default::default);
         let saved_blocks = blocks_of(normalised.as_mut().map(Tensor::f32_mut), block, count);
-        let tasks = out.f32_mut().par_chunks_mut(block).zip(saved_blocks).zip(inverse_blocks);
-        tasks.enumerate().for_each(|(index, ((out, mut saved), inverses))| {
+        let blocks = out.f32_mut().chunks_mut(block).zip(saved_blocks).zip(inverse_blocks);
+        parallel::tasks(blocks.enumerate().collect(), |(index, ((out, mut saved), inverses))| {
             vectorised(
                 #[inline(always)]
                 || {
@@ -257,8 +255,8 @@ impl Tape {
                 let both = dropout.is_some() && x_node.is_some() && residual_node.is_some();
                 let mut masked = both.then(|| Tensor::stale(flow.device(), gradient.shape()));
                 let masked_blocks = blocks_of(masked.as_mut().map(Tensor::f32_mut), block, count);
-                let tasks = gradient.f32_mut().par_chunks_mut(block).zip(masked_blocks).zip(sum_blocks);
-                tasks.enumerate().for_each(|(index, ((gradient, mut masked), mut sums))| {
+                let blocks = gradient.f32_mut().chunks_mut(block).zip(masked_blocks).zip(sum_blocks);
+                parallel::tasks(blocks.enumerate().collect(), |(index, ((gradient, mut masked), mut sums))| {
                     vectorised(
                         #[inline(always)]
                         || {

@@ -104,7 +104,7 @@ pub(crate) fn product_narrow(
 ) -> Option<Narrow> {
     check(a, b, start);
     let (rows, _, _) = a.extents();
-    if !b.cols.is_multiple_of(PANEL) || rows == 0 {
+    if !b.cols.is_multiple_of(PANEL) || b.cols == 0 || rows == 0 {
         return None;
     }
     let (width, depth) = (words(b.cols, Precision::Bf16), words(rows, Precision::Bf16));

@@ -17,7 +17,6 @@ mod x86;
 use std::ops::Range;
 
 use rayon::current_num_threads;
-use rayon::prelude::*;
 
 pub(crate) use activated::{Narrow, product_and, product_narrow};
 pub(crate) use mat::Mat;
@@ -35,6 +34,8 @@ const PANEL: usize = 32;
 /// The most words of inner extent that are summed before the outputs are touched, so that a block of either operand stays in
 /// cache. An extent is cut into equal parts.
 const DEPTH: usize = 512;
+/// Bytes of the right operand that stay in the second-level cache while the left one passes by.
+const NEAR: usize = 1 << 19;
 /// Rows of the left operand handed to a thread at a time.
 const ROWS: usize = 64;
 /// Below this many multiply-adds one thread is faster than two.
@@ -64,7 +65,7 @@ impl Panels {
         if b.rows * b.cols < 1 << 14 {
             buffer.slice_mut().chunks_exact_mut(size).enumerate().for_each(fill);
         } else {
-            buffer.slice_mut().par_chunks_exact_mut(size).enumerate().for_each(fill);
+            parallel::tasks(buffer.slice_mut().chunks_exact_mut(size).enumerate().collect(), fill);
         }
         Panels { words: buffer, precision, inner: b.rows, cols: b.cols, depth }
     }
@@ -110,7 +111,7 @@ impl Half {
             pack::half_rows(bytemuck::cast_slice_mut(block), a, i * ROWS);
         };
         if depth > 0 {
-            words.slice_mut().par_chunks_mut(ROWS * depth).enumerate().for_each(fill);
+            parallel::tasks(words.slice_mut().chunks_mut(ROWS * depth).enumerate().collect(), fill);
         }
         Half { words, rows: a.rows, inner: a.cols }
     }
@@ -248,19 +249,23 @@ fn check(a: Left, b: &Panels, start: Start) {
 }
 
 /// Cuts a product into chunks of rows by ranges of panels, and calls `task` for each.
+///
+/// A thread passes its own columns of the right operand by all the rows, no more of them at a time than its cache holds. They
+/// are the columns that it has of the next products too, and whose heads it has in attention.
 fn in_pieces(a: Left, b: &Panels, task: impl Fn(Range<usize>, Range<usize>) + Sync) {
     let (rows, inner, _) = a.extents();
-    let parallel = current_num_threads() > 1 && rows * b.cols * inner >= PARALLEL;
     let panels = b.cols.div_ceil(PANEL);
-    // Enough pieces that no thread waits long for the last one: by rows first, by panels where rows are few.
     let chunks = rows.div_ceil(ROWS);
-    let wanted = if parallel { 8 * current_num_threads() } else { 1 };
-    let groups = wanted.div_ceil(chunks).clamp(1, panels);
+    let threads = if rows * b.cols * inner >= PARALLEL { current_num_threads() } else { 1 };
+    let size = panels * PANEL * b.depth * size_of::<f32>();
+    // And enough pieces that no thread waits long for the last one.
+    let wanted = if threads > 1 { (8 * threads).div_ceil(chunks) } else { 1 };
+    let groups = size.div_ceil(NEAR).max(wanted).next_multiple_of(threads).clamp(1, panels);
     let piece = |piece: usize| {
-        let (chunk, group) = (piece / groups, piece % groups);
+        let (group, chunk) = (piece / chunks, piece % chunks);
         task(chunk * ROWS..((chunk + 1) * ROWS).min(rows), group * panels / groups..(group + 1) * panels / groups);
     };
-    if parallel {
+    if threads > 1 {
         parallel::counted(chunks * groups, piece);
     } else {
         (0..chunks * groups).for_each(piece);
