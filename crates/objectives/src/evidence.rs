@@ -48,11 +48,12 @@ pub fn observe(evidence: &mut Evidence, batch: &Batch, loss: &Loss) -> Result<()
 /// The values of some metrics, those that are undefined here left out; with bootstrap intervals over examples if a
 /// seed is given.
 pub fn scores(evidence: &Evidence, metrics: &[MetricKind], seed: Option<u64>) -> Vec<Scored> {
-    let score = |&metric: &MetricKind| {
+    let score = |i| {
+        let metric: MetricKind = metrics[i];
         let interval = seed.and_then(|seed| metric.interval(evidence, seed));
         metric.score(evidence).map(|value| Scored { metric, value, interval })
     };
-    metrics.iter().filter_map(score).collect()
+    luthier_tensor::map(metrics.len(), score).into_iter().flatten().collect()
 }
 
 #[cfg(test)]

@@ -22,7 +22,11 @@ pub use device::Device;
 pub use error::{Result, TensorError};
 pub use grads::{Grad, Grads, RowGrad};
 pub use instructions::Instructions;
-pub use kernels::{ceiling::ceiling, map::map_file, parallel::with_threads};
+pub use kernels::{
+    ceiling::ceiling,
+    map::map_file,
+    parallel::{map, with_threads},
+};
 pub use luthier_random::Rng;
 pub use ops::{
     absorbed::Absorbed,

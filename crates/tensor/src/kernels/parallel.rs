@@ -57,6 +57,13 @@ pub(crate) fn counted(n: usize, f: impl Fn(usize) + Sync) {
     });
 }
 
+/// `f` of `0..n`, in order, computed on several threads.
+pub fn map<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let mut values: Vec<Option<T>> = (0..n).map(|_| None).collect();
+    tasks(values.iter_mut().enumerate().collect(), |(i, value)| *value = Some(f(i)));
+    values.into_iter().flatten().collect()
+}
+
 /// Adds the column sums of `[rows, width]` to `out`, or writes them: the gradient of a bias.
 pub(crate) fn column_sums(values: &[f32], width: usize, out: &mut [f32], holds_sum: bool) {
     const COLUMNS: usize = 128;

@@ -232,6 +232,34 @@ mod tests {
     }
 
     #[test]
+    fn folded_is_merged_unless_its_dropout_acts() {
+        let device = Device::cpu();
+        let draw =
+            |name: &str, shape: &[usize]| Init::Normal(1.0).draw(&device, shape, Rng::at(1, name, 0, 0)).unwrap();
+        for (dropout, mode, folds) in
+            [(0.0, Mode::Train { step: 0 }, true), (0.1, Mode::Train { step: 0 }, false), (0.1, Mode::Evaluate, true)]
+        {
+            let lora = Lora { on: vec![Role::Value], rank: 2, alpha: 3.0, dropout, ..Lora::default() };
+            let plan = plan_of(1, &[("lora", &lora)]).unwrap();
+            let site = plan.spec().sites.iter().find(|site| site.role == Role::Value).unwrap().clone();
+            let params: Params = plan
+                .params()
+                .filter(|p| p.path.starts_with(&site.path))
+                .map(|p| (p.path.clone(), draw(&p.path, &p.shape)))
+                .collect();
+            let weight = params.get(&format!("{}.weight", site.path)).unwrap();
+            let (_, module) = &plan.outputs_of(&site.path)[0];
+            let mut cx = Cx::new(&device, Precision::F32, &plan, &params, &params, mode, 0);
+            let folded = module.fold(&mut cx, &Var::constant(weight.clone())).unwrap();
+            assert_eq!(folded.is_some(), folds, "dropout {dropout} in {mode:?}");
+            let merged = module.merge(&site, &params, weight).unwrap().unwrap().to_vec();
+            for (found, expected) in folded.iter().flat_map(|var| var.value().to_vec()).zip(merged) {
+                assert!((found - expected).abs() < 1e-5, "{found} against {expected}");
+            }
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let with = |change: &dyn Fn(&mut Lora)| {
             let mut lora = Lora::default();
