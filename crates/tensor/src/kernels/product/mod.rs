@@ -36,6 +36,8 @@ const PANEL: usize = 32;
 const DEPTH: usize = 512;
 /// Bytes of the right operand that stay in the second-level cache while the left one passes by.
 const NEAR: usize = 1 << 19;
+/// Chunks of rows that all the columns pass by before the next ones come.
+const CHUNKS: usize = 16;
 /// Rows of the left operand handed to a thread at a time.
 const ROWS: usize = 64;
 /// Below this many multiply-adds one thread is faster than two.
@@ -261,14 +263,24 @@ fn in_pieces(a: Left, b: &Panels, task: impl Fn(Range<usize>, Range<usize>) + Sy
     // And enough pieces that no thread waits long for the last one.
     let wanted = if threads > 1 { (8 * threads).div_ceil(chunks) } else { 1 };
     let groups = size.div_ceil(NEAR).max(wanted).next_multiple_of(threads).clamp(1, panels);
-    let piece = |piece: usize| {
-        let (group, chunk) = (piece / chunks, piece % chunks);
+    // Rows are few enough at a time that the left operand is not fetched from memory again for every group of columns.
+    let together = chunks.div_ceil(chunks.div_ceil(CHUNKS)).max(1);
+    let mut pieces = Vec::with_capacity(groups * chunks);
+    for part in 0..threads {
+        for first in (0..chunks).step_by(together) {
+            for group in part * groups / threads..(part + 1) * groups / threads {
+                pieces.extend((first..chunks.min(first + together)).map(|chunk| (group, chunk)));
+            }
+        }
+    }
+    let piece = |i: usize| {
+        let (group, chunk) = pieces[i];
         task(chunk * ROWS..((chunk + 1) * ROWS).min(rows), group * panels / groups..(group + 1) * panels / groups);
     };
     if threads > 1 {
-        parallel::counted(chunks * groups, piece);
+        parallel::counted(pieces.len(), piece);
     } else {
-        (0..chunks * groups).for_each(piece);
+        (0..pieces.len()).for_each(piece);
     }
 }
 
