@@ -170,15 +170,16 @@ mod tests {
         for (rows, cols) in [(1, 1), (5, 7), (33, 256), (7, 96), (64, 300), (2, 130), (1, 32)] {
             let (x, factors) = (noise(rows * cols, "x"), noise(rows * cols, "factors"));
             let half = Half::round(&device, Mat::new(&factors, rows, cols));
-            for factors in [None, Some(&half)] {
-                let value = |i: usize| half::bf16::from_f32(noise(rows * cols, "factors")[i]).to_f32();
-                let product = |i: usize| x[i] * factors.map_or(1.0, |_| value(i));
+            for wanted in [None, Some(&half)] {
+                let factor = |i: usize| half::bf16::from_f32(factors[i]).to_f32();
+                let product = |i: usize| x[i] * wanted.map_or(1.0, |_| factor(i));
                 let changed: Vec<f32> = (0..x.len()).map(product).collect();
                 let plain = Mat::new(&changed, rows, cols);
                 for (precision, half) in [(Precision::F32, false), (Precision::Bf16, true)] {
                     for holds_sum in [false, true] {
                         let mut sums = vec![1.0; cols];
-                        let pass = Pass { precision, factors, sums: Some((&mut sums, holds_sum)), half, panels: true };
+                        let pass =
+                            Pass { precision, factors: wanted, sums: Some((&mut sums, holds_sum)), half, panels: true };
                         let (found, panels) = prepare(&device, Mat::new(&x, rows, cols), pass);
                         let place = format!("{rows}x{cols} {precision:?}");
                         let expected = Panels::pack(&device, plain, precision);
