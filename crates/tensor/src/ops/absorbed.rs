@@ -296,7 +296,7 @@ impl Extents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::check::{Case, Inputs, noise, weighted_sum};
+    use crate::ops::check::{Case, Inputs, kept, noise, weighted_sum};
     use crate::{Attention, Device, Grads, Precision, Rng, with_threads};
 
     struct Setup {
@@ -361,13 +361,7 @@ mod tests {
                     let weights: Vec<f64> = tokens.iter().map(weight).collect();
                     let total: f64 = weights.iter().sum();
                     for (j, (weight, &token)) in weights.iter().zip(&tokens).enumerate() {
-                        let kept = self.dropout.as_ref().map_or(1.0, |dropout| {
-                            let words =
-                                dropout.rng.indexed(head as u64).words(dropout.keys[row] << 16 | (j / 8) as u64);
-                            let half = words[j % 8 / 2] >> (16 * (j % 2)) & 0xffff;
-                            let threshold = (dropout.p * 65536.0).round() as u32;
-                            if half < threshold { 0.0 } else { 65536.0 / f64::from(65536 - threshold) }
-                        });
+                        let kept = kept(self.dropout.as_ref(), |dropout| dropout.keys[row], head, j);
                         for c in columns.clone() {
                             out[row * width + c] += kept * weight / total * map("value", "value_bias", token, c);
                         }

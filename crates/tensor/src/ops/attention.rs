@@ -327,7 +327,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::check::{Case, Inputs, noise, weighted_sum};
+    use crate::ops::check::{Case, Inputs, kept, noise, weighted_sum};
     use crate::{Device, Grads, Precision, Rng, with_threads};
 
     /// What the reference needs to know of a case.
@@ -381,12 +381,7 @@ mod tests {
                     let weights: Vec<f64> = (0..seen).map(weight).collect();
                     let total: f64 = weights.iter().sum();
                     for (j, weight) in weights.iter().enumerate() {
-                        let kept = setup.dropout.as_ref().map_or(1.0, |dropout| {
-                            let words = dropout.rng.indexed(head as u64).words(dropout.keys[i] << 16 | (j / 8) as u64);
-                            let half = words[j % 8 / 2] >> (16 * (j % 2)) & 0xffff;
-                            let threshold = (dropout.p * 65536.0).round() as u32;
-                            if half < threshold { 0.0 } else { 65536.0 / f64::from(65536 - threshold) }
-                        });
+                        let kept = kept(setup.dropout.as_ref(), |dropout| dropout.keys[i], head, j);
                         for (y, v) in out[columns(i)].iter_mut().zip(&values[columns(j)]) {
                             *y += kept * weight / total * v;
                         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::Result;
+use crate::ops::dropout::Dropout;
 use crate::{Device, Grads, Precision, Rng, Tape, Tensor, Var};
 
 /// Reference inputs by name.
@@ -13,6 +14,15 @@ pub(crate) type Inputs = BTreeMap<&'static str, Vec<f64>>;
 pub(crate) fn noise(n: usize, stream: &str) -> Vec<f32> {
     let rng = Rng::at(11, stream, 0, 0);
     (0..n as u64).map(|i| rng.normal(i) as f32).collect()
+}
+
+/// What attention's dropout makes of key `j` for the query with `key` in a head, read from the generator word by word.
+pub(crate) fn kept(dropout: Option<&Dropout>, key: impl Fn(&Dropout) -> u64, head: usize, j: usize) -> f64 {
+    let Some(dropout) = dropout else { return 1.0 };
+    let words = dropout.rng.indexed(head as u64).words(key(dropout) << 16 | (j / 8) as u64);
+    let half = words[j % 8 / 2] >> (16 * (j % 2)) & 0xffff;
+    let threshold = (dropout.p * 65536.0).round() as u32;
+    if half < threshold { 0.0 } else { 65536.0 / f64::from(65536 - threshold) }
 }
 
 /// One differential test.
