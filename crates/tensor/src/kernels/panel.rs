@@ -5,9 +5,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use crate::instructions::Instructions;
-#[cfg(target_arch = "x86_64")]
-use crate::kernels::product::turned_panel;
+use crate::kernels::product::turned_front;
 use crate::tape::Precision;
 
 /// The columns of the widest panel.
@@ -82,7 +80,8 @@ impl<'a> Panels<'a> {
         for (first, panel) in (0..rows).step_by(columns).zip(room.chunks_exact_mut(size.max(1))) {
             let count = columns.min(rows - first);
             let data = &data[first * stride..];
-            let done = turn_panel(panel, columns, data, (stride, width), count);
+            let words = bytemuck::cast_slice_mut(panel);
+            let done = turned_front(words, data, columns, (stride, width), count, Precision::F32);
             if done == width {
                 continue;
             }
@@ -96,18 +95,6 @@ impl<'a> Panels<'a> {
         }
         Panels { data: room, stride: size, row: columns, width: whole::<S>(rows) }
     }
-}
-
-/// The front of a panel of a transpose by the processor's own way to turn a matrix, if it has one and the panel is of the
-/// width that it is made for; returns the depth that is done.
-#[inline(always)]
-fn turn_panel(panel: &mut [f32], columns: usize, data: &[f32], extents: (usize, usize), count: usize) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    if columns == WIDEST && Instructions::current() >= Instructions::Avx512 {
-        // SAFETY: AVX-512 is here.
-        return unsafe { turned_panel(bytemuck::cast_slice_mut(panel), data, extents, count, Precision::F32) };
-    }
-    0
 }
 
 /// The left-hand matrix: `rows x depth`, row-major or, with `BY_COLUMNS`, the transpose of a row-major one.

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::prepare::Strip;
 use super::{
-    Half, Left, Out, PANEL, Panels, ROWS, Shared, Start, check, in_pieces, pack, parts_of, rows_by_panel, words,
+    Half, Left, Out, Panels, ROWS, Shared, Start, WIDEST, check, in_pieces, pack, parts_of, rows_by_panel, words,
 };
 use crate::device::Device;
 use crate::instructions::Instructions;
@@ -18,7 +18,7 @@ use crate::tape::Precision;
 
 /// Outputs of some rows and one panel.
 #[repr(align(64))]
-struct Outputs([f32; ROWS * PANEL]);
+struct Outputs([f32; ROWS * WIDEST]);
 
 /// Calls `finish` with some rows, a panel, the slopes there if they are wanted, and the function's values.
 fn activated(
@@ -32,16 +32,16 @@ fn activated(
     device.count(b.operations(a));
     let isa = Instructions::current();
     in_pieces(a, b, |rows, panels| {
-        let (mut before, mut after) = (Outputs([0.0; ROWS * PANEL]), Outputs([0.0; ROWS * PANEL]));
+        let (mut before, mut after) = (Outputs([0.0; ROWS * WIDEST]), Outputs([0.0; ROWS * WIDEST]));
         for panel in panels {
-            let cols = PANEL.min(b.cols - panel * PANEL);
+            let (col, cols) = b.columns(panel);
             for part in parts_of(b.depth) {
-                let start = start.of(panel, cols, part.start);
-                let out = Out { data: before.0.as_mut_ptr(), stride: PANEL, cols, start };
+                let start = start.of((col, cols), part.start);
+                let out = Out { data: before.0.as_mut_ptr(), stride: b.width, cols, start };
                 // SAFETY: the callers have checked the extents, `before` has room for a chunk of rows, and `isa` is here.
                 unsafe { rows_by_panel(isa, a, b, rows.clone(), panel, part, out) };
             }
-            let (before, after) = (&mut before.0[..rows.len() * PANEL], &mut after.0[..rows.len() * PANEL]);
+            let (before, after) = (&mut before.0[..rows.len() * b.width], &mut after.0[..rows.len() * b.width]);
             vectorised(
                 #[inline(always)]
                 || activation.apply(before, after, slopes),
@@ -61,7 +61,7 @@ pub(crate) fn product_and(
     a: Left,
     b: &Panels,
 ) {
-    check(a, b, start);
+    check(Instructions::current(), a, b, start);
     let (rows, _, _) = a.extents();
     assert!(out.len() == rows * b.cols && slopes.as_ref().is_none_or(|s| s.len() == out.len()), "outputs of a product");
     if out.is_empty() {
@@ -69,8 +69,8 @@ pub(crate) fn product_and(
     }
     let (out, slopes) = (Shared(out.as_mut_ptr()), slopes.map(|slopes| Shared(slopes.as_mut_ptr())));
     activated(device, (activation, slopes.is_some()), start, a, b, |rows, panel, before, after| {
-        let (col, cols) = (panel * PANEL, PANEL.min(b.cols - panel * PANEL));
-        let pairs = before.chunks_exact(PANEL).zip(after.chunks_exact(PANEL));
+        let (col, cols) = b.columns(panel);
+        let pairs = before.chunks_exact(b.width).zip(after.chunks_exact(b.width));
         for (row, (before, after)) in rows.zip(pairs) {
             // SAFETY: the row's columns lie inside `rows x b.cols` elements, and no other task has them.
             let place =
@@ -102,40 +102,36 @@ pub(crate) fn product_narrow(
     a: Left,
     b: &Panels,
 ) -> Option<Narrow> {
-    check(a, b, start);
+    check(Instructions::current(), a, b, start);
     let (rows, _, _) = a.extents();
-    if !b.cols.is_multiple_of(PANEL) || b.cols == 0 || rows == 0 {
+    if !b.cols.is_multiple_of(b.width) || b.cols == 0 || rows == 0 {
         return None;
     }
-    let (width, depth) = (words(b.cols, Precision::Bf16), words(rows, Precision::Bf16));
+    let width = words(b.cols, Precision::Bf16);
     let new = || Half { words: device.take(rows * width), rows, inner: b.cols };
     let (mut half, mut slopes) = (new(), slopes.then(new));
-    let mut panels = panels.then(|| Panels {
-        words: device.take(b.cols * depth),
-        precision: Precision::Bf16,
-        inner: rows,
-        cols: b.cols,
-        depth,
-    });
+    let isa = Instructions::current();
+    let mut panels = panels.then(|| Panels::new(device, isa, Precision::Bf16, (rows, b.cols)));
     let half_place = Shared(half.words.slice_mut().as_mut_ptr());
     let slopes_place = slopes.as_mut().map(|slopes| Shared(slopes.words.slice_mut().as_mut_ptr()));
-    let panels_place = panels.as_mut().map(|panels| Shared(panels.words.slice_mut().as_mut_ptr()));
+    let panels_place = panels.as_mut().map(|panels| (Shared(panels.words.slice_mut().as_mut_ptr()), panels.depth));
     activated(device, (activation, slopes_place.is_some()), start, a, b, |rows, panel, before, after| {
-        let panel_part = panels_place.map(|place| {
+        let panel_part = panels_place.map(|(place, depth)| {
             // SAFETY: chunks begin at even rows, so the words of this one in its panel belong to this task alone.
             unsafe {
-                let first = place.0.add((panel * depth + rows.start / 2) * PANEL);
-                std::slice::from_raw_parts_mut(first, rows.len().div_ceil(2) * PANEL)
+                let first = place.0.add((panel * depth + rows.start / 2) * b.width);
+                std::slice::from_raw_parts_mut(first, rows.len().div_ceil(2) * b.width)
             }
         });
         let round = |x, matrix: Shared, into: Option<&mut [f32]>| {
             // SAFETY: rows and columns lie inside the matrix, whose rows are `width` words, and no other task has them.
             let half = unsafe {
-                let first = matrix.0.add(rows.start * width + panel * PANEL / 2);
-                Some(Tile::new(first, width, rows.len(), PANEL / 2))
+                let first = matrix.0.add(rows.start * width + panel * b.width / 2);
+                Some(Tile::new(first, width, rows.len(), b.width / 2))
             };
             let (factors, sums, rows) = (None, None, rows.len());
-            pack::round_strip(&mut Strip { x, factors, width: PANEL, rows, panel: into, half, sums });
+            let strip = Strip { x, factors, width: b.width, rows, panel: into, half, sums };
+            pack::round_strip(strip);
         };
         round(after, half_place, panel_part);
         if let Some(slopes) = slopes_place {

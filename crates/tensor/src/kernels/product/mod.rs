@@ -1,6 +1,6 @@
 //! Matrix products over packed panels, in f32 and in bf16, by the best instructions that the processor has.
 //!
-//! The right operand is packed into panels of 32 columns ([`Panels`]). The left one is read where it lies (f32), rounded to
+//! The right operand is packed into panels of a few columns ([`Panels`]). The left one is read where it lies (f32), rounded to
 //! bf16 row by row ([`Half`]), or, when it is a transpose, read from panels of its own. Every output is a sum over the inner
 //! extent in one order that depends on the extents alone, so the result has the same bits for any number of threads.
 
@@ -8,7 +8,9 @@ mod activated;
 mod mat;
 mod pack;
 #[cfg(target_arch = "x86_64")]
-mod pack_x86;
+mod pack_avx2;
+#[cfg(target_arch = "x86_64")]
+mod pack_avx512;
 mod portable;
 mod prepare;
 #[cfg(target_arch = "x86_64")]
@@ -20,8 +22,7 @@ use rayon::current_num_threads;
 
 pub(crate) use activated::{Narrow, product_and, product_narrow};
 pub(crate) use mat::Mat;
-#[cfg(target_arch = "x86_64")]
-pub(crate) use pack_x86::turned_panel;
+pub(crate) use pack::turned_front;
 pub(crate) use prepare::{Pass, prepare};
 
 use crate::device::{Buffer, Device};
@@ -29,8 +30,8 @@ use crate::instructions::Instructions;
 use crate::kernels::parallel;
 use crate::tape::Precision;
 
-/// Columns of a panel: two AVX-512 registers, four of AVX2.
-const PANEL: usize = 32;
+/// Columns of the widest panel.
+const WIDEST: usize = 32;
 /// The most words of inner extent that are summed before the outputs are touched, so that a block of either operand stays in
 /// cache. An extent is cut into equal parts.
 const DEPTH: usize = 512;
@@ -43,11 +44,22 @@ const ROWS: usize = 64;
 /// Below this many multiply-adds one thread is faster than two.
 const PARALLEL: usize = 1 << 18;
 
-/// A right operand `[inner, cols]` in panels of 32 columns: for each panel, row by row, 32 words. A word is one f32, or two
-/// bf16 that are neighbours along the inner extent. Padded with zeros.
+/// Columns of a panel: what a kernel reads together, two registers. Narrow panels of their own and not halves of wide ones
+/// are what lets a register file of sixteen short ones keep a panel in the first-level cache.
+pub(crate) fn panel_width(isa: Instructions) -> usize {
+    match isa {
+        Instructions::Portable | Instructions::Avx2 => WIDEST / 2,
+        Instructions::Avx512 | Instructions::Avx512Bf16 => WIDEST,
+    }
+}
+
+/// A right operand `[inner, cols]` in panels of [`panel_width`] columns: for each panel, row by row, as many words. A word is
+/// one f32, or two bf16 that are neighbours along the inner extent. Padded with zeros.
 pub(crate) struct Panels {
     words: Buffer,
     precision: Precision,
+    /// Columns of a panel.
+    width: usize,
     inner: usize,
     cols: usize,
     /// Words of inner extent.
@@ -55,21 +67,47 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
+    /// Room for a matrix of `inner` rows and `cols` columns.
+    fn new(device: &Device, isa: Instructions, precision: Precision, (inner, cols): (usize, usize)) -> Panels {
+        let (width, depth) = (panel_width(isa), words(inner, precision));
+        let words = device.take(cols.next_multiple_of(width) * depth);
+        Panels { words, precision, width, inner, cols, depth }
+    }
+
     /// Packs a matrix.
     pub(crate) fn pack(device: &Device, b: Mat, precision: Precision) -> Panels {
+        Panels::pack_for(device, Instructions::current(), b, precision)
+    }
+
+    fn pack_for(device: &Device, isa: Instructions, b: Mat, precision: Precision) -> Panels {
         assert!(b.fits(), "a matrix outside its memory");
-        let depth = words(b.rows, precision);
-        let mut buffer = device.take(b.cols.div_ceil(PANEL) * PANEL * depth);
+        let mut panels = Panels::new(device, isa, precision, (b.rows, b.cols));
+        let width = panels.width;
         let fill = |(i, panel): (usize, &mut [f32])| {
-            pack::panel(bytemuck::cast_slice_mut(panel), b, i * PANEL, precision);
+            let panel = bytemuck::cast_slice_mut(panel);
+            match width {
+                WIDEST => pack::panel::<WIDEST>(panel, b, i * width, precision),
+                _ => pack::panel::<{ WIDEST / 2 }>(panel, b, i * width, precision),
+            }
         };
-        let size = (PANEL * depth).max(1);
+        let parts = panels.words.slice_mut().chunks_exact_mut((width * panels.depth).max(1)).enumerate();
         if b.rows * b.cols < 1 << 14 {
-            buffer.slice_mut().chunks_exact_mut(size).enumerate().for_each(fill);
+            parts.for_each(fill);
         } else {
-            parallel::tasks(buffer.slice_mut().chunks_exact_mut(size).enumerate().collect(), fill);
+            parallel::tasks(parts.collect(), fill);
         }
-        Panels { words: buffer, precision, inner: b.rows, cols: b.cols, depth }
+        panels
+    }
+
+    /// Panels that the columns make.
+    fn count(&self) -> usize {
+        self.cols.div_ceil(self.width)
+    }
+
+    /// The first column of a panel, and how many it has.
+    fn columns(&self, panel: usize) -> (usize, usize) {
+        let first = panel * self.width;
+        (first, self.width.min(self.cols - first))
     }
 
     /// What its words are made of.
@@ -165,11 +203,11 @@ pub(crate) enum Start<'a> {
 }
 
 impl<'a> Start<'a> {
-    /// What the columns of a panel start from when the inner extent is summed from `from` on.
-    fn of(self, panel: usize, cols: usize, from: usize) -> Start<'a> {
+    /// What `cols` columns from `first` on start from when the inner extent is summed from `from` on.
+    fn of(self, (first, cols): (usize, usize), from: usize) -> Start<'a> {
         match self {
             _ if from > 0 => Start::Sum,
-            Start::Bias(bias) => Start::Bias(&bias[panel * PANEL..][..cols]),
+            Start::Bias(bias) => Start::Bias(&bias[first..][..cols]),
             other => other,
         }
     }
@@ -228,7 +266,7 @@ pub(crate) fn product(device: &Device, out: &mut [f32], start: Start, a: Left, b
 }
 
 fn product_by(isa: Instructions, out: &mut [f32], start: Start, a: Left, b: &Panels) {
-    check(a, b, start);
+    check(isa, a, b, start);
     let (rows, _, _) = a.extents();
     assert_eq!(out.len(), rows * b.cols, "outputs of a product");
     if out.is_empty() {
@@ -239,9 +277,9 @@ fn product_by(isa: Instructions, out: &mut [f32], start: Start, a: Left, b: &Pan
 }
 
 /// Fails where the operands do not fit.
-fn check(a: Left, b: &Panels, start: Start) {
+fn check(isa: Instructions, a: Left, b: &Panels, start: Start) {
     let (_, inner, precision) = a.extents();
-    assert!(inner == b.inner && precision == b.precision, "operands of a product");
+    assert!(inner == b.inner && precision == b.precision && b.width == panel_width(isa), "operands of a product");
     if let Left::F32(a) = a {
         assert!(a.fits() && a.col_stride == 1, "a matrix outside its memory");
     }
@@ -256,10 +294,10 @@ fn check(a: Left, b: &Panels, start: Start) {
 /// are the columns that it has of the next products too, and whose heads it has in attention.
 fn in_pieces(a: Left, b: &Panels, task: impl Fn(Range<usize>, Range<usize>) + Sync) {
     let (rows, inner, _) = a.extents();
-    let panels = b.cols.div_ceil(PANEL);
+    let panels = b.count();
     let chunks = rows.div_ceil(ROWS);
     let threads = if rows * b.cols * inner >= PARALLEL { current_num_threads() } else { 1 };
-    let size = panels * PANEL * b.depth * size_of::<f32>();
+    let size = size_of_val(b.words());
     // And enough pieces that no thread waits long for the last one.
     let wanted = if threads > 1 { (8 * threads).div_ceil(chunks) } else { 1 };
     let groups = size.div_ceil(NEAR).max(wanted).next_multiple_of(threads).clamp(1, panels);
@@ -302,11 +340,11 @@ fn rows_by_panels(
 ) {
     for part in parts_of(b.depth) {
         for panel in panels.clone() {
-            let (col, cols) = (panel * PANEL, PANEL.min(b.cols - panel * PANEL));
+            let (col, cols) = b.columns(panel);
             // SAFETY: `product_by` checked the extents; the rows begin inside `out`, and no other task has them and these
             // columns.
             let data = unsafe { out.0.add(rows.start * b.cols + col) };
-            let out = Out { data, stride: b.cols, cols, start: start.of(panel, cols, part.start) };
+            let out = Out { data, stride: b.cols, cols, start: start.of((col, cols), part.start) };
             // SAFETY: as above, and `isa` is here.
             unsafe { rows_by_panel(isa, a, b, rows.clone(), panel, part.clone(), out) };
         }
@@ -327,19 +365,19 @@ unsafe fn rows_by_panel(
     part: Range<usize>,
     out: Out,
 ) {
-    let right = &b.words()[(panel * b.depth + part.start) * PANEL..][..part.len() * PANEL];
+    let right = &b.words()[(panel * b.depth + part.start) * b.width..][..part.len() * b.width];
     // A transpose comes in panels of its own, so its rows go by the panel.
-    let together = if matches!(a, Left::Turned(_)) { PANEL } else { ROWS };
+    let together = if let Left::Turned(a) = a { a.width } else { ROWS };
     for row in rows.clone().step_by(together) {
         let (words, row_step, step) = match a {
             Left::F32(a) => (bytemuck::cast_slice(&a.data[row * a.row_stride + part.start..]), a.row_stride, 1),
             Left::Bf16(a) => (&a.words()[row * b.depth + part.start..], b.depth, 1),
-            Left::Turned(a) => (&a.words()[(row / PANEL * a.depth + part.start) * PANEL..], 1, PANEL),
+            Left::Turned(a) => (&a.words()[(row / a.width * a.depth + part.start) * a.width..], 1, a.width),
         };
         let count = together.min(rows.end - row);
         let block = Block { words: words.as_ptr(), row: row_step, step, rows: count };
-        // SAFETY: `block` covers `count` rows of the part's words (panels are padded to 32 columns), `right` is as many rows
-        // of a panel, and `out` covers the rows.
+        // SAFETY: `block` covers `count` rows of the part's words (panels are padded to whole ones), `right` is as many rows
+        // of a panel as wide as `isa` wants it, and `out` covers the rows.
         unsafe {
             let out = Out { data: out.data.add((row - rows.start) * out.stride), ..out };
             match isa {
@@ -399,11 +437,11 @@ mod tests {
                         let run = |threads| {
                             let mut out = vec![1.0f32; m * n];
                             crate::with_threads(threads, || {
-                                let panels = Panels::pack(&device, b, precision);
+                                let panels = Panels::pack_for(&device, isa, b, precision);
                                 let (half, turned);
                                 let left = match precision {
                                     _ if left => {
-                                        turned = Panels::pack(&device, a.t(), precision);
+                                        turned = Panels::pack_for(&device, isa, a.t(), precision);
                                         Left::Turned(&turned)
                                     }
                                     Precision::F32 => Left::F32(a),

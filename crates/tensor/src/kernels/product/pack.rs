@@ -1,9 +1,9 @@
 //! Rounding to bf16, and moving operands into the order in which the kernels read them.
 
-#[cfg(target_arch = "x86_64")]
-use super::pack_x86;
 use super::prepare::Strip;
-use super::{Mat, PANEL};
+use super::{Mat, WIDEST, panel_width};
+#[cfg(target_arch = "x86_64")]
+use super::{pack_avx2, pack_avx512};
 use crate::instructions::Instructions;
 use crate::kernels::math::vectorised;
 use crate::tape::Precision;
@@ -22,7 +22,7 @@ pub(super) fn round_row(words: &mut [u32], row: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     if Instructions::current() >= Instructions::Avx512 {
         // SAFETY: AVX-512 is here.
-        return unsafe { pack_x86::round_row(words, row) };
+        return unsafe { pack_avx512::round_row(words, row) };
     }
     let halves: &mut [u16] = bytemuck::cast_slice_mut(words);
     for (half, &x) in halves.iter_mut().zip(row) {
@@ -45,7 +45,7 @@ pub(super) fn pair_rows(words: &mut [u32], even: &[f32], odd: Option<&[f32]>) {
 /// Rows that are fetched ahead: the columns of a wide matrix are too far apart for the processor to foresee.
 pub(super) const AHEAD: usize = 8;
 
-/// Fetches 32 neighbours into the cache.
+/// Fetches the 32 neighbours of the widest panel into the cache.
 #[inline(always)]
 pub(super) fn fetch(data: &[f32], at: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -67,35 +67,35 @@ const TOGETHER: usize = 8;
 
 /// Words `l..l + TOGETHER` of a panel from as many rows of `columns`: the panel is the transpose.
 #[inline(always)]
-fn turn(panel: &mut [u32], columns: &[[u32; TOGETHER]; PANEL]) {
-    for (l, row) in panel.chunks_exact_mut(PANEL).enumerate() {
+fn turn<const W: usize>(panel: &mut [u32], columns: &[[u32; TOGETHER]; W]) {
+    for (l, row) in panel.chunks_exact_mut(W).enumerate() {
         for (word, column) in row.iter_mut().zip(columns) {
             *word = column[l];
         }
     }
 }
 
-/// What [`super::prepare::prepare`] does with 32 columns, in bf16.
-pub(super) fn round_strip(strip: &mut Strip) {
+/// What [`super::prepare::prepare`] does with the columns of a panel, in bf16.
+pub(super) fn round_strip(mut strip: Strip) {
     #[cfg(target_arch = "x86_64")]
     if Instructions::current() >= Instructions::Avx512 {
         // SAFETY: AVX-512 is here.
-        return unsafe { pack_x86::round_strip(strip) };
+        return unsafe { pack_avx512::round_strip(&mut strip) };
     }
     vectorised(
         #[inline(always)]
-        || strip.round(),
+        || strip.round::<{ WIDEST / 2 }>(),
     );
 }
 
-/// Fills the panel of the columns of `b` from `col` on.
-pub(super) fn panel(words: &mut [u32], b: Mat, col: usize, precision: Precision) {
-    let cols = PANEL.min(b.cols - col);
-    if cols < PANEL {
+/// Fills the panel of `W` columns of `b` from `col` on.
+pub(super) fn panel<const W: usize>(words: &mut [u32], b: Mat, col: usize, precision: Precision) {
+    let cols = W.min(b.cols - col);
+    if cols < W {
         words.fill(0);
     }
     if b.col_stride != 1 {
-        turned_panel(words, b, col, cols, precision);
+        turned_panel::<W>(words, b, col, cols, precision);
         return;
     }
     let row = |l: usize| &b.data[l * b.row_stride + col..][..cols];
@@ -103,13 +103,18 @@ pub(super) fn panel(words: &mut [u32], b: Mat, col: usize, precision: Precision)
         #[inline(always)]
         || match precision {
             Precision::F32 => {
-                for (l, words) in words.chunks_exact_mut(PANEL).enumerate() {
+                for (l, words) in words.chunks_exact_mut(W).enumerate() {
                     fetch(b.data, (l + AHEAD) * b.row_stride + col);
-                    words[..cols].copy_from_slice(bytemuck::cast_slice(row(l)));
+                    // A copy of a length that the compiler knows is no call.
+                    let row: &[u32] = bytemuck::cast_slice(row(l));
+                    match (words.as_mut_array::<W>(), row.as_array::<W>()) {
+                        (Some(words), Some(row)) => *words = *row,
+                        _ => words[..cols].copy_from_slice(row),
+                    }
                 }
             }
             Precision::Bf16 => {
-                for (l, words) in words.chunks_exact_mut(PANEL).enumerate() {
+                for (l, words) in words.chunks_exact_mut(W).enumerate() {
                     pair_rows(&mut words[..cols], row(2 * l), (2 * l + 1 < b.rows).then(|| row(2 * l + 1)));
                 }
             }
@@ -117,26 +122,49 @@ pub(super) fn panel(words: &mut [u32], b: Mat, col: usize, precision: Precision)
     );
 }
 
+/// The front of a panel of a transpose by the processor's own way to turn a matrix, if it has one for panels of that width:
+/// `used` columns of `inner` elements that begin `stride` apart. Returns the words of depth that are done; what lacks to whole
+/// registers is zero.
+#[inline(always)]
+pub(crate) fn turned_front(
+    words: &mut [u32],
+    data: &[f32],
+    width: usize,
+    extents: (usize, usize),
+    used: usize,
+    precision: Precision,
+) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let isa = Instructions::current();
+        if width == panel_width(isa) {
+            // SAFETY: the instructions in use are here.
+            return match isa {
+                Instructions::Portable => 0,
+                Instructions::Avx2 => unsafe { pack_avx2::turned_panel(words, data, extents, used, precision) },
+                _ => unsafe { pack_avx512::turned_panel(words, data, extents, used, precision) },
+            };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (words, data, width, extents, used, precision);
+    0
+}
+
 /// [`panel`] of a matrix whose columns are contiguous.
-fn turned_panel(words: &mut [u32], b: Mat, col: usize, cols: usize, precision: Precision) {
+fn turned_panel<const W: usize>(words: &mut [u32], b: Mat, col: usize, cols: usize, precision: Precision) {
     assert_eq!(b.row_stride, 1, "a right operand with contiguous rows or columns");
     let column = |c: usize| &b.data[(col + c) * b.col_stride..][..b.rows];
-    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
-    let mut done = 0;
-    #[cfg(target_arch = "x86_64")]
-    if cols == PANEL && Instructions::current() >= Instructions::Avx512 {
-        // SAFETY: AVX-512 is here.
-        done = unsafe {
-            pack_x86::turned_panel(words, &b.data[col * b.col_stride..], (b.col_stride, b.rows), cols, precision)
-        };
-    }
-    let words = &mut words[done * PANEL..];
+    let extents = (b.col_stride, b.rows);
+    let done =
+        if cols == W { turned_front(words, &b.data[col * b.col_stride..], W, extents, cols, precision) } else { 0 };
+    let words = &mut words[done * W..];
     vectorised(
         #[inline(always)]
         || {
-            let mut columns = [[0u32; TOGETHER]; PANEL];
+            let mut columns = [[0u32; TOGETHER]; W];
             let per_word = if precision == Precision::F32 { 1 } else { 2 };
-            for (i, part) in words.chunks_mut(TOGETHER * PANEL).enumerate() {
+            for (i, part) in words.chunks_mut(TOGETHER * W).enumerate() {
                 let first = per_word * (done + i * TOGETHER);
                 let end = b.rows.min(first + per_word * TOGETHER);
                 for (c, words) in columns.iter_mut().enumerate().take(cols) {

@@ -1,10 +1,10 @@
 //! The kernel in plain code, for processors without one of their own; the compiler makes vectors of it.
 
-use super::{Block, Out, PANEL, both, finish};
+use super::{Block, Out, WIDEST, both, finish};
 use crate::tape::Precision;
 
-/// Columns that go together, and rows: as many sums as the smallest register files hold.
-const COLUMNS: usize = 16;
+/// Columns of a panel, and rows that go together: as many sums as the smallest register files hold.
+const COLUMNS: usize = WIDEST / 2;
 const ROWS: usize = 4;
 
 /// A block by a panel.
@@ -25,14 +25,8 @@ pub(super) unsafe fn block(precision: Precision, a: Block, panel: &[u32], out: O
 /// # Safety
 /// As [`block`], and the rows are inside.
 unsafe fn rows<const R: usize>(precision: Precision, a: Block, first: usize, panel: &[u32], out: Out) {
-    let mut sums = [[0.0f32; PANEL]; R];
-    for column in (0..out.cols).step_by(COLUMNS) {
-        // SAFETY: the caller's promise.
-        let part = unsafe { tile::<R>(precision, a, first, panel, column) };
-        for (sums, part) in sums.iter_mut().zip(part) {
-            sums[column..column + COLUMNS].copy_from_slice(&part);
-        }
-    }
+    // SAFETY: the caller's promise.
+    let sums = unsafe { tile::<R>(precision, a, first, panel) };
     for (r, sums) in sums.iter().enumerate() {
         // SAFETY: the caller's promise.
         let row = unsafe { std::slice::from_raw_parts_mut(out.data.add((first + r) * out.stride), out.cols) };
@@ -43,16 +37,9 @@ unsafe fn rows<const R: usize>(precision: Precision, a: Block, first: usize, pan
 /// # Safety
 /// As [`rows`].
 #[inline(always)]
-unsafe fn tile<const R: usize>(
-    precision: Precision,
-    a: Block,
-    first: usize,
-    panel: &[u32],
-    column: usize,
-) -> [[f32; COLUMNS]; R] {
+unsafe fn tile<const R: usize>(precision: Precision, a: Block, first: usize, panel: &[u32]) -> [[f32; COLUMNS]; R] {
     let mut sums = [[0.0f32; COLUMNS]; R];
-    for (l, words) in panel.chunks_exact(PANEL).enumerate() {
-        let words = &words[column..column + COLUMNS];
+    for (l, words) in panel.chunks_exact(COLUMNS).enumerate() {
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
             let left = unsafe { *a.words.add((first + r) * a.row + l * a.step) };

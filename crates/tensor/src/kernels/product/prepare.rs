@@ -1,8 +1,9 @@
 //! One pass over a matrix that makes everything of it that products will read.
 
 use super::pack::{AHEAD, fetch};
-use super::{Half, Mat, PANEL, Panels, both, pack, words};
+use super::{Half, Mat, Panels, WIDEST, both, pack, panel_width, words};
 use crate::device::Device;
+use crate::instructions::Instructions;
 use crate::kernels::math::vectorised;
 use crate::kernels::parallel;
 use crate::kernels::tiles::{Tile, tiles};
@@ -22,7 +23,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) panels: bool,
 }
 
-/// What one pass over 32 columns reads and writes.
+/// What one pass over the columns of a panel reads and writes.
 pub(super) struct Strip<'a> {
     /// The matrix from the strip's first column on, and its width.
     pub(super) x: &'a [f32],
@@ -40,19 +41,20 @@ pub(crate) fn prepare(device: &Device, x: Mat, pass: Pass) -> (Option<Half>, Opt
     assert!(x.fits() && x.col_stride == 1 && x.row_stride == x.cols, "a row-major matrix");
     assert!(pass.factors.is_none_or(|f| (f.rows, f.inner) == (x.rows, x.cols)), "factors of a matrix");
     let (rows, cols, precision) = (x.rows, x.cols, pass.precision);
-    if !cols.is_multiple_of(PANEL) || x.data.is_empty() {
+    let isa = Instructions::current();
+    let columns = panel_width(isa);
+    if !cols.is_multiple_of(columns) || x.data.is_empty() {
         return one_by_one(device, x, pass);
     }
-    let depth = words(rows, precision);
     let half_width = words(cols, Precision::Bf16);
-    let mut panels = pass.panels.then(|| device.take(cols * depth));
+    let mut panels = pass.panels.then(|| Panels::new(device, isa, precision, (rows, cols)));
     let mut half = pass.half.then(|| device.take(rows * half_width));
     let (sums, holds_sum) = pass.sums.map_or((None, false), |(sums, holds)| (Some(sums), holds));
-    let mut panel_parts = panels.as_mut().map(|panels| panels.slice_mut().chunks_mut(PANEL * depth));
+    let mut panel_parts = panels.as_mut().map(|panels| panels.words.slice_mut().chunks_mut(columns * panels.depth));
     let mut half_parts =
-        half.as_mut().map(|half| tiles(half.slice_mut(), half_width, PANEL / 2, &[0, rows]).into_iter());
-    let mut sum_parts = sums.map(|sums| sums.chunks_mut(PANEL));
-    let strips = (0..cols).step_by(PANEL).map(|first| Strip {
+        half.as_mut().map(|half| tiles(half.slice_mut(), half_width, columns / 2, &[0, rows]).into_iter());
+    let mut sum_parts = sums.map(|sums| sums.chunks_mut(columns));
+    let strips = (0..cols).step_by(columns).map(|first| Strip {
         x: &x.data[first..],
         factors: pass.factors.map(|factors| &factors.words()[first / 2..]),
         width: cols,
@@ -68,15 +70,15 @@ pub(crate) fn prepare(device: &Device, x: Mat, pass: Pass) -> (Option<Half>, Opt
         match precision {
             Precision::F32 => vectorised(
                 #[inline(always)]
-                || strip.copy(),
+                || match columns {
+                    WIDEST => strip.copy::<WIDEST>(),
+                    _ => strip.copy::<{ WIDEST / 2 }>(),
+                },
             ),
-            Precision::Bf16 => pack::round_strip(&mut strip),
+            Precision::Bf16 => pack::round_strip(strip),
         }
     });
-    (
-        half.map(|words| Half { words, rows, inner: cols }),
-        panels.map(|words| Panels { words, precision, inner: rows, cols, depth }),
-    )
+    (half.map(|words| Half { words, rows, inner: cols }), panels)
 }
 
 /// The same in a pass for each thing, for matrices that are not cut into whole panels.
@@ -100,11 +102,11 @@ fn one_by_one(device: &Device, x: Mat, pass: Pass) -> (Option<Half>, Option<Pane
 impl Strip<'_> {
     /// The values of a row.
     #[inline(always)]
-    fn row(&self, r: usize) -> [f32; PANEL] {
-        let mut row = [0.0; PANEL];
-        row.copy_from_slice(&self.x[r * self.width..][..PANEL]);
+    fn row<const W: usize>(&self, r: usize) -> [f32; W] {
+        let mut row = [0.0; W];
+        row.copy_from_slice(&self.x[r * self.width..][..W]);
         if let Some(factors) = self.factors {
-            let words = &factors[r * self.width / 2..][..PANEL / 2];
+            let words = &factors[r * self.width / 2..][..W / 2];
             for (pair, &word) in row.as_chunks_mut::<2>().0.iter_mut().zip(words) {
                 pair.iter_mut().zip(both(word)).for_each(|(x, factor)| *x *= factor);
             }
@@ -113,7 +115,7 @@ impl Strip<'_> {
     }
 
     #[inline(always)]
-    fn add(&mut self, row: &[f32; PANEL]) {
+    fn add<const W: usize>(&mut self, row: &[f32; W]) {
         if let Some(sums) = &mut self.sums {
             sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
         }
@@ -121,12 +123,12 @@ impl Strip<'_> {
 
     /// Sums and copies, for products in f32.
     #[inline(always)]
-    fn copy(&mut self) {
-        let mut sums = [0.0; PANEL];
-        let mut panel = self.panel.take().map(|panel| panel.chunks_exact_mut(PANEL));
+    fn copy<const W: usize>(&mut self) {
+        let mut sums = [0.0; W];
+        let mut panel = self.panel.take().map(|panel| panel.chunks_exact_mut(W));
         for r in 0..self.rows {
             fetch(self.x, (r + AHEAD) * self.width);
-            let row = self.row(r);
+            let row = self.row::<W>(r);
             sums.iter_mut().zip(&row).for_each(|(sum, x)| *sum += x);
             if let Some(panel) = panel.as_mut().and_then(Iterator::next) {
                 panel.copy_from_slice(&row);
@@ -137,9 +139,9 @@ impl Strip<'_> {
 
     /// Sums and rounds, for products in bf16.
     #[inline(always)]
-    pub(super) fn round(&mut self) {
+    pub(super) fn round<const W: usize>(&mut self) {
         for top in (0..self.rows).step_by(2) {
-            let mut pair = [[0.0; PANEL]; 2];
+            let mut pair = [[0.0; W]; 2];
             for (row, r) in pair.iter_mut().zip(top..self.rows) {
                 *row = self.row(r);
                 self.add(row);
@@ -148,7 +150,7 @@ impl Strip<'_> {
                 }
             }
             if let Some(panel) = &mut self.panel {
-                let words = &mut panel[top / 2 * PANEL..][..PANEL];
+                let words = &mut panel[top / 2 * W..][..W];
                 pack::pair_rows(bytemuck::cast_slice_mut(words), &pair[0], Some(&pair[1]));
             }
         }

@@ -2,9 +2,12 @@
 
 use std::arch::x86_64::*;
 
-use super::{Block, Out, PANEL, Start, finish};
+use super::{Block, Out, Start, WIDEST, finish};
 use crate::instructions::Instructions;
 use crate::tape::Precision;
+
+/// Columns of a panel of AVX2.
+const NARROW: usize = WIDEST / 2;
 
 /// A block by a panel.
 ///
@@ -26,7 +29,7 @@ pub(super) unsafe fn block(isa: Instructions, precision: Precision, a: Block, pa
 /// Defines a kernel that walks over the rows of a block, `$most` at a time, and calls `$tile` with the number as a constant;
 /// where a panel has few columns, as in products of low rank, with half of its registers.
 macro_rules! by_rows {
-    ($(#[$attribute:meta])* $name:ident, $tile:ident, $most:literal, [$($rest:literal)*]) => {
+    ($(#[$attribute:meta])* $name:ident, $tile:ident, $panel:expr, $most:literal, [$($rest:literal)*]) => {
         /// # Safety
         /// As [`block`].
         $(#[$attribute])*
@@ -38,7 +41,7 @@ macro_rules! by_rows {
                     let left = a.words.add(r * a.row);
                     let to = Out { data: out.data.add(r * out.stride), ..out };
                     let rows = (a.rows - r).min($most);
-                    match (rows, out.cols <= PANEL / 2) {
+                    match (rows, out.cols <= $panel / 2) {
                         ($most, false) => $tile::<$most, 2>(left, a.row, a.step, panel, to),
                         ($most, true) => $tile::<$most, 1>(left, a.row, a.step, panel, to),
                         $(($rest, false) => $tile::<$rest, 2>(left, a.row, a.step, panel, to),
@@ -52,11 +55,11 @@ macro_rules! by_rows {
     };
 }
 
-by_rows!(#[target_feature(enable = "avx512f,avx512bw")] avx512_f32, tile_f32, 12, [1 2 3 4 5 6 7 8 9 10 11]);
-by_rows!(#[target_feature(enable = "avx512f,avx512bw,avx512bf16")] avx512_bf16, tile_bf16, 12, [1 2 3 4 5 6 7 8 9 10 11]);
-by_rows!(#[target_feature(enable = "avx512f,avx512bw")] avx512_bf16_in_f32, tile_bf16_in_f32, 8, [1 2 3 4 5 6 7]);
-by_rows!(#[target_feature(enable = "avx2,fma")] avx2_f32, tile_avx2_f32, 6, [1 2 3 4 5]);
-by_rows!(#[target_feature(enable = "avx2,fma")] avx2_bf16, tile_avx2_bf16, 4, [1 2 3]);
+by_rows!(#[target_feature(enable = "avx512f,avx512bw")] avx512_f32, tile_f32, WIDEST, 12, [1 2 3 4 5 6 7 8 9 10 11]);
+by_rows!(#[target_feature(enable = "avx512f,avx512bw,avx512bf16")] avx512_bf16, tile_bf16, WIDEST, 12, [1 2 3 4 5 6 7 8 9 10 11]);
+by_rows!(#[target_feature(enable = "avx512f,avx512bw")] avx512_bf16_in_f32, tile_bf16_in_f32, WIDEST, 8, [1 2 3 4 5 6 7]);
+by_rows!(#[target_feature(enable = "avx2,fma")] avx2_f32, tile_avx2_f32, NARROW, 6, [1 2 3 4 5]);
+by_rows!(#[target_feature(enable = "avx2,fma")] avx2_bf16, tile_avx2_bf16, NARROW, 4, [1 2 3]);
 
 /// Writes `R` rows of two registers.
 ///
@@ -68,7 +71,7 @@ unsafe fn write<const R: usize, const H: usize>(sums: [[__m512; H]; R], out: Out
     // SAFETY: the caller's promise; lanes beyond `out.cols` are masked off.
     unsafe {
         // Stores under a mask are slow on some processors, so whole panels do without.
-        if out.cols == PANEL {
+        if out.cols == WIDEST {
             for (r, sums) in sums.into_iter().enumerate() {
                 for (h, sum) in sums.into_iter().enumerate() {
                     let at = out.data.add(r * out.stride + 16 * h);
@@ -107,7 +110,7 @@ unsafe fn tile_f32<const R: usize, const H: usize>(a: *const u32, row: usize, st
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); H]; R];
         let a: *const f32 = a.cast();
-        for (l, words) in panel.chunks_exact(PANEL).enumerate() {
+        for (l, words) in panel.chunks_exact(WIDEST).enumerate() {
             let b: *const f32 = words.as_ptr().cast();
             let b: [__m512; H] = std::array::from_fn(|h| _mm512_loadu_ps(b.add(16 * h)));
             for (r, sums) in sums.iter_mut().enumerate() {
@@ -129,7 +132,7 @@ unsafe fn tile_bf16<const R: usize, const H: usize>(a: *const u32, row: usize, s
     // SAFETY: the caller's promise; the casts only rename registers.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); H]; R];
-        for (l, words) in panel.chunks_exact(PANEL).enumerate() {
+        for (l, words) in panel.chunks_exact(WIDEST).enumerate() {
             let b = words.as_ptr();
             let load = |b: *const u32| std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(b.cast()));
             let b: [__m512bh; H] = std::array::from_fn(|h| load(b.add(16 * h)));
@@ -160,7 +163,7 @@ unsafe fn tile_bf16_in_f32<const R: usize, const H: usize>(
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); H]; R];
         let high = _mm512_set1_epi32(0xffff_0000u32 as i32);
-        for (l, words) in panel.chunks_exact(PANEL).enumerate() {
+        for (l, words) in panel.chunks_exact(WIDEST).enumerate() {
             let b = words.as_ptr();
             let b: [__m512i; H] = std::array::from_fn(|h| _mm512_loadu_si512(b.add(16 * h).cast()));
             let even = b.map(|b| _mm512_castsi512_ps(_mm512_slli_epi32(b, 16)));
@@ -177,27 +180,35 @@ unsafe fn tile_bf16_in_f32<const R: usize, const H: usize>(
     }
 }
 
-/// Writes half a panel's `R` rows of two registers.
+/// Writes `R` rows of `H` registers.
 ///
 /// # Safety
 /// As [`block`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn write_avx2<const R: usize>(sums: [[__m256; 2]; R], half: usize, out: Out) {
-    if out.cols <= 16 * half {
-        return;
-    }
-    let cols = (out.cols - 16 * half).min(16);
-    let start = match out.start {
-        Start::Bias(bias) => Start::Bias(&bias[16 * half..]),
-        other => other,
-    };
-    for (r, sums) in sums.into_iter().enumerate() {
-        // SAFETY: two registers are sixteen floats; the caller's promise for the row.
-        unsafe {
-            let sums = std::mem::transmute::<[__m256; 2], [f32; 16]>(sums);
-            let row = std::slice::from_raw_parts_mut(out.data.add(r * out.stride + 16 * half), cols);
-            finish(row, &sums, start);
+unsafe fn write_avx2<const R: usize, const H: usize>(sums: [[__m256; H]; R], out: Out) {
+    // SAFETY: the caller's promise; a row is written whole where it has as many columns as the registers, and part by part
+    // where it has fewer.
+    unsafe {
+        if out.cols == 8 * H {
+            for (r, sums) in sums.into_iter().enumerate() {
+                for (h, sum) in sums.into_iter().enumerate() {
+                    let at = out.data.add(r * out.stride + 8 * h);
+                    let sum = match out.start {
+                        Start::Zero => sum,
+                        Start::Sum => _mm256_add_ps(_mm256_loadu_ps(at), sum),
+                        Start::Bias(bias) => _mm256_add_ps(_mm256_loadu_ps(bias.as_ptr().add(8 * h)), sum),
+                    };
+                    _mm256_storeu_ps(at, sum);
+                }
+            }
+            return;
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            let mut values = [[0.0; 8]; H];
+            values.iter_mut().zip(sums).for_each(|(values, sum)| _mm256_storeu_ps(values.as_mut_ptr(), sum));
+            let row = std::slice::from_raw_parts_mut(out.data.add(r * out.stride), out.cols);
+            finish(row, values.as_flattened(), out.start);
         }
     }
 }
@@ -216,19 +227,18 @@ unsafe fn tile_avx2_f32<const R: usize, const H: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let a: *const f32 = a.cast();
-        for half in 0..H {
-            let mut sums = [[_mm256_setzero_ps(); 2]; R];
-            for (l, words) in panel.chunks_exact(PANEL).enumerate() {
-                let b: *const f32 = words.as_ptr().add(16 * half).cast();
-                let b = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let a = _mm256_set1_ps(*a.add(r * row + l * step));
-                    sums[0] = _mm256_fmadd_ps(a, b[0], sums[0]);
-                    sums[1] = _mm256_fmadd_ps(a, b[1], sums[1]);
+        let mut sums = [[_mm256_setzero_ps(); H]; R];
+        for (l, words) in panel.chunks_exact(NARROW).enumerate() {
+            let b: *const f32 = words.as_ptr().cast();
+            let b: [__m256; H] = std::array::from_fn(|h| _mm256_loadu_ps(b.add(8 * h)));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let a = _mm256_set1_ps(*a.add(r * row + l * step));
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = _mm256_fmadd_ps(a, b, *sum);
                 }
             }
-            write_avx2(sums, half, out);
         }
+        write_avx2(sums, out);
     }
 }
 
@@ -246,22 +256,21 @@ unsafe fn tile_avx2_bf16<const R: usize, const H: usize>(
     // SAFETY: the caller's promise.
     unsafe {
         let high = _mm256_set1_epi32(0xffff_0000u32 as i32);
-        for half in 0..H {
-            let mut sums = [[_mm256_setzero_ps(); 2]; R];
-            for (l, words) in panel.chunks_exact(PANEL).enumerate() {
-                let b = words.as_ptr().add(16 * half);
-                let b = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast())];
-                let even = b.map(|b| _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)));
-                let odd = b.map(|b| _mm256_castsi256_ps(_mm256_and_si256(b, high)));
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let [first, second] = super::both(*a.add(r * row + l * step)).map(|x| _mm256_set1_ps(x));
-                    for h in 0..2 {
-                        sums[h] = _mm256_fmadd_ps(first, even[h], sums[h]);
-                        sums[h] = _mm256_fmadd_ps(second, odd[h], sums[h]);
-                    }
+        let both = |words: __m256i| {
+            let (first, second) = (_mm256_slli_epi32(words, 16), _mm256_and_si256(words, high));
+            (_mm256_castsi256_ps(first), _mm256_castsi256_ps(second))
+        };
+        let mut sums = [[_mm256_setzero_ps(); H]; R];
+        for (l, words) in panel.chunks_exact(NARROW).enumerate() {
+            let b = words.as_ptr();
+            let b: [(__m256, __m256); H] = std::array::from_fn(|h| both(_mm256_loadu_si256(b.add(8 * h).cast())));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let (first, second) = both(_mm256_set1_epi32(*a.add(r * row + l * step) as i32));
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = _mm256_fmadd_ps(second, b.1, _mm256_fmadd_ps(first, b.0, *sum));
                 }
             }
-            write_avx2(sums, half, out);
         }
+        write_avx2(sums, out);
     }
 }

@@ -1,8 +1,8 @@
-//! Rounding and packing in AVX-512.
+//! Rounding and packing in AVX-512, for panels of 32 columns.
 
 use std::arch::x86_64::*;
 
-use super::PANEL;
+use super::WIDEST;
 use super::pack::AHEAD;
 use super::prepare::Strip;
 use crate::tape::Precision;
@@ -60,12 +60,12 @@ pub(super) unsafe fn round_row(words: &mut [u32], row: &[f32]) {
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) unsafe fn round_strip(strip: &mut Strip) {
     let (rows, width) = (strip.rows, strip.width);
-    let last = (rows - 1) * width + PANEL;
+    let last = (rows - 1) * width + WIDEST;
     assert!(last <= strip.x.len() && strip.factors.is_none_or(|factors| last <= 2 * factors.len()), "rows of a strip");
     let zero = [_mm512_setzero_ps(); 2];
     let mut sums = zero;
     if let Some(held) = &strip.sums {
-        let held = &held[..PANEL];
+        let held = &held[..WIDEST];
         // SAFETY: 32 sums were found.
         sums = unsafe { [_mm512_loadu_ps(held.as_ptr()), _mm512_loadu_ps(held.as_ptr().add(WIDTH))] };
     }
@@ -92,7 +92,7 @@ pub(super) unsafe fn round_strip(strip: &mut Strip) {
             }
         }
         if let Some(panel) = &mut panel {
-            let words = &mut panel[top / 2 * PANEL..][..PANEL];
+            let words = &mut panel[top / 2 * WIDEST..][..WIDEST];
             let [even, odd] = rounded;
             for (words, (even, odd)) in words.chunks_exact_mut(WIDTH).zip(even.into_iter().zip(odd)) {
                 let both = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
@@ -102,7 +102,7 @@ pub(super) unsafe fn round_strip(strip: &mut Strip) {
         }
     }
     if let Some(out) = &mut strip.sums {
-        let out = &mut out[..PANEL];
+        let out = &mut out[..WIDEST];
         // SAFETY: there are 32 of them.
         unsafe {
             _mm512_storeu_ps(out.as_mut_ptr(), sums[0]);
@@ -158,9 +158,9 @@ pub(crate) unsafe fn turned_panel(
 ) -> usize {
     /// Elements that are fetched ahead: so many columns at once are more than the processor foresees.
     const FURTHER: usize = 8 * WIDTH;
-    assert!((1..=PANEL).contains(&used) && (used - 1) * stride + inner <= data.len(), "columns outside their memory");
+    assert!((1..=WIDEST).contains(&used) && (used - 1) * stride + inner <= data.len(), "columns outside their memory");
     let per_word = if precision == Precision::F32 { 1 } else { 2 };
-    let depth = (inner / (per_word * WIDTH) * WIDTH).min(words.len() / PANEL / WIDTH * WIDTH);
+    let depth = (inner / (per_word * WIDTH) * WIDTH).min(words.len() / WIDEST / WIDTH * WIDTH);
     for l in (0..depth).step_by(WIDTH) {
         for half in 0..used.div_ceil(WIDTH) {
             let mut rows = [_mm512_setzero_si512(); WIDTH];
@@ -185,7 +185,7 @@ pub(crate) unsafe fn turned_panel(
             }
             for (i, row) in transpose(rows).into_iter().enumerate() {
                 // SAFETY: `depth` words of depth were found in the panel.
-                unsafe { _mm512_storeu_si512(words.as_mut_ptr().add((l + i) * PANEL + half * WIDTH).cast(), row) };
+                unsafe { _mm512_storeu_si512(words.as_mut_ptr().add((l + i) * WIDEST + half * WIDTH).cast(), row) };
             }
         }
     }
