@@ -9,27 +9,30 @@ pub(crate) const LANES: usize = 16;
 /// The words of some blocks of a stream: word `w` of block `blocks[i]` is `[w][i]`, to the bit what [`Rng::words`] says.
 #[inline(always)]
 pub(crate) fn words<S: Simd>(simd: S, rng: &Rng, blocks: &[u64; LANES]) -> [[u32; LANES]; 4] {
+    // Loops and no `map`: its closures are not always compiled into the caller, and left alone they lose its instructions.
     let (mut key, [third, fourth]) = rng.state();
-    let keys: [[u32; 2]; ROUNDS] = std::array::from_fn(|_| {
-        let now = key;
+    let mut keys = [[0; 2]; ROUNDS];
+    for now in &mut keys {
+        *now = key;
         key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
-        now
-    });
-    let multipliers = MULTIPLIERS.map(|multiplier| simd.splat_u32s(multiplier));
-    let mut words =
-        [blocks.map(|block| block as u32), blocks.map(|block| (block >> 32) as u32), [0; LANES], [0; LANES]];
-    let registers = words.each_mut().map(|words| S::as_mut_simd_u32s(words).0.iter_mut());
-    let [first, second, third_out, fourth_out] = registers;
-    for (((a, b), c), d) in first.zip(second).zip(third_out).zip(fourth_out) {
+    }
+    let multipliers = [simd.splat_u32s(MULTIPLIERS[0]), simd.splat_u32s(MULTIPLIERS[1])];
+    let mut words = [[0; LANES]; 4];
+    for (i, block) in blocks.iter().enumerate() {
+        (words[0][i], words[1][i]) = (*block as u32, (block >> 32) as u32);
+    }
+    let [first, second, third_out, fourth_out] = &mut words;
+    let first = S::as_mut_simd_u32s(first).0.iter_mut().zip(S::as_mut_simd_u32s(second).0);
+    let last = S::as_mut_simd_u32s(third_out).0.iter_mut().zip(S::as_mut_simd_u32s(fourth_out).0);
+    for ((a, b), (c, d)) in first.zip(last) {
         let mut counter = [*a, *b, simd.splat_u32s(third), simd.splat_u32s(fourth)];
         for key in keys {
             let (low, high) = simd.widening_mul_u32s(counter[0], multipliers[0]);
             let (low_2, high_2) = simd.widening_mul_u32s(counter[2], multipliers[1]);
-            let key = key.map(|key| simd.splat_u32s(key));
             counter = [
-                simd.xor_u32s(simd.xor_u32s(high_2, counter[1]), key[0]),
+                simd.xor_u32s(simd.xor_u32s(high_2, counter[1]), simd.splat_u32s(key[0])),
                 low_2,
-                simd.xor_u32s(simd.xor_u32s(high, counter[3]), key[1]),
+                simd.xor_u32s(simd.xor_u32s(high, counter[3]), simd.splat_u32s(key[1])),
                 low,
             ];
         }

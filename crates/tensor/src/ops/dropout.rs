@@ -54,11 +54,14 @@ impl Keep {
     /// The factors of the elements that drew the low halves of some words, and the high ones.
     #[inline(always)]
     pub(crate) fn of_words<S: Simd>(self, simd: S, words: S::u32s) -> [S::f32s; 2] {
-        let halves =
-            [simd.and_u32s(words, simd.splat_u32s(0xffff)), simd.wrapping_dyn_shr_u32s(words, simd.splat_u32s(16))];
+        let (low, high) =
+            (simd.and_u32s(words, simd.splat_u32s(0xffff)), simd.wrapping_dyn_shr_u32s(words, simd.splat_u32s(16)));
         let (threshold, scale, none) =
             (simd.splat_u32s(self.threshold), simd.splat_f32s(self.scale), simd.splat_f32s(0.0));
-        halves.map(|bits| simd.select_f32s(simd.less_than_u32s(bits, threshold), none, scale))
+        [
+            simd.select_f32s(simd.less_than_u32s(low, threshold), none, scale),
+            simd.select_f32s(simd.less_than_u32s(high, threshold), none, scale),
+        ]
     }
 
     /// The factors of the elements that drew `words`, in little-endian order, in which the low half of a word lies first.

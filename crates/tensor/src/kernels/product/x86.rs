@@ -226,6 +226,12 @@ unsafe fn tile_avx2_f32<const R: usize, const H: usize>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
+        // The outputs are brought near while their sums are computed: their rows are too far apart to be foreseen.
+        for r in 0..R {
+            let at = out.data.add(r * out.stride);
+            _mm_prefetch(at.cast(), _MM_HINT_ET0);
+            _mm_prefetch(at.wrapping_add(8 * H - 1).cast(), _MM_HINT_ET0);
+        }
         let a: *const f32 = a.cast();
         let mut sums = [[_mm256_setzero_ps(); H]; R];
         for (l, words) in panel.chunks_exact(NARROW).enumerate() {
