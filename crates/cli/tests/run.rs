@@ -199,7 +199,7 @@ fn every_set_of_instructions_learns_the_same() {
         };
         let expected = losses("portable");
         assert!(expected.len() > 8);
-        for instructions in ["avx2", "avx512", "avx512bf16"] {
+        for instructions in ["avx2", "avx512", "avx512bf16", "amx"] {
             for (found, expected) in losses(instructions).iter().zip(&expected) {
                 assert!((found - expected).abs() < 2e-3 * expected, "{instructions}: {found}, not {expected}");
             }

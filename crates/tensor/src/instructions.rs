@@ -13,14 +13,16 @@ pub enum Instructions {
     Avx512,
     /// x86: 512-bit products of pairs of bf16.
     Avx512Bf16,
+    /// x86: products of tiles of bf16. The processors that have them are slow at products of pairs.
+    Amx,
 }
 
 static CURRENT: OnceLock<Instructions> = OnceLock::new();
 
 impl Instructions {
     /// All of them, in order.
-    pub const ALL: [Instructions; 4] =
-        [Instructions::Portable, Instructions::Avx2, Instructions::Avx512, Instructions::Avx512Bf16];
+    pub const ALL: [Instructions; 5] =
+        [Instructions::Portable, Instructions::Avx2, Instructions::Avx512, Instructions::Avx512Bf16, Instructions::Amx];
 
     /// The name that people type.
     pub fn name(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Instructions {
             Instructions::Avx2 => "avx2",
             Instructions::Avx512 => "avx512",
             Instructions::Avx512Bf16 => "avx512bf16",
+            Instructions::Amx => "amx",
         }
     }
 
@@ -48,6 +51,7 @@ impl Instructions {
                     && is_x86_feature_detected!("avx512bw")
             }
             Instructions::Avx512Bf16 => Instructions::Avx512.are_here() && is_x86_feature_detected!("avx512bf16"),
+            Instructions::Amx => Instructions::Avx512Bf16.are_here() && tiles_are_here(),
         }
     }
 
@@ -67,4 +71,40 @@ impl Instructions {
         let best = Instructions::available().into_iter().rfind(|&here| here <= most).unwrap_or(Instructions::Portable);
         *CURRENT.get_or_init(|| best) == best
     }
+}
+
+/// Whether the processor has AMX with bf16, and the system lets this process use it: its registers are large, so Linux wants
+/// to be asked.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn tiles_are_here() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const BF16: u32 = 1 << 22;
+    const TILES: u32 = 1 << 24;
+    /// The number of `arch_prctl`, what is asked of it, and of what: the tiles' data.
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+    const XFEATURE_XTILEDATA: i64 = 18;
+    let features = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0).edx } else { 0 };
+    if features & BF16 == 0 || features & TILES == 0 {
+        return false;
+    }
+    let mut answer = ARCH_PRCTL;
+    // SAFETY: a system call that reads and writes no memory; it overwrites these two registers.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inout("rax") answer,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    answer == 0
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn tiles_are_here() -> bool {
+    false
 }

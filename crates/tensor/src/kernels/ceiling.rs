@@ -3,6 +3,8 @@
 use rayon::prelude::*;
 
 use crate::instructions::Instructions;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::product::amx_burst;
 use crate::tape::Precision;
 
 /// Multiply-adds of one lane that are under way at once: enough to hide the latency of any processor.
@@ -34,8 +36,9 @@ fn burst(precision: Precision, times: u64) -> u64 {
     {
         // SAFETY: the instructions in use are here, in each of these.
         let per_instruction = match (Instructions::current(), precision) {
+            (Instructions::Amx, Precision::Bf16) => unsafe { amx_burst(times) },
             (Instructions::Avx512Bf16, Precision::Bf16) => unsafe { x86::bf16(times) },
-            (Instructions::Avx512Bf16 | Instructions::Avx512, _) => unsafe { x86::avx512(times) },
+            (Instructions::Amx | Instructions::Avx512Bf16 | Instructions::Avx512, _) => unsafe { x86::avx512(times) },
             (Instructions::Avx2, _) => unsafe { x86::avx2(times) },
             (Instructions::Portable, _) => portable(times),
         };

@@ -15,7 +15,7 @@ pub(crate) fn arch() -> pulp::Arch {
                 return pulp::Arch::V3(v3);
             }
         }
-        Instructions::Avx512 | Instructions::Avx512Bf16 => {}
+        Instructions::Avx512 | Instructions::Avx512Bf16 | Instructions::Amx => {}
     }
     pulp::Arch::new()
 }

@@ -5,6 +5,8 @@
 //! extent in one order that depends on the extents alone, so the result has the same bits for any number of threads.
 
 mod activated;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod mat;
 mod pack;
 #[cfg(target_arch = "x86_64")]
@@ -21,6 +23,8 @@ use std::ops::Range;
 use rayon::current_num_threads;
 
 pub(crate) use activated::{Narrow, product_and, product_narrow};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::burst as amx_burst;
 pub(crate) use mat::Mat;
 pub(crate) use pack::turned_front;
 pub(crate) use prepare::{Pass, prepare};
@@ -49,7 +53,7 @@ const PARALLEL: usize = 1 << 18;
 pub(crate) fn panel_width(isa: Instructions) -> usize {
     match isa {
         Instructions::Portable | Instructions::Avx2 => WIDEST / 2,
-        Instructions::Avx512 | Instructions::Avx512Bf16 => WIDEST,
+        Instructions::Avx512 | Instructions::Avx512Bf16 | Instructions::Amx => WIDEST,
     }
 }
 
@@ -382,7 +386,7 @@ unsafe fn rows_by_panel(
             let out = Out { data: out.data.add((row - rows.start) * out.stride), ..out };
             match isa {
                 #[cfg(target_arch = "x86_64")]
-                Instructions::Avx2 | Instructions::Avx512 | Instructions::Avx512Bf16 => {
+                Instructions::Avx2 | Instructions::Avx512 | Instructions::Avx512Bf16 | Instructions::Amx => {
                     x86::block(isa, b.precision, block, right, out);
                 }
                 _ => portable::block(b.precision, block, right, out),

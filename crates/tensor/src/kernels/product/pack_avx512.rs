@@ -195,7 +195,7 @@ pub(crate) unsafe fn turned_panel(
 /// The transpose of 16 x 16 words: exchanges between rows 1, 2, 4 and 8 apart.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn transpose(rows: [__m512i; WIDTH]) -> [__m512i; WIDTH] {
+pub(super) fn transpose(rows: [__m512i; WIDTH]) -> [__m512i; WIDTH] {
     let mut pairs = rows;
     for i in (0..WIDTH).step_by(2) {
         pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);

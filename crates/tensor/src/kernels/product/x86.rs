@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Block, Out, Start, WIDEST, finish};
+use super::{Block, Out, Start, WIDEST, amx, finish};
 use crate::instructions::Instructions;
 use crate::tape::Precision;
 
@@ -21,6 +21,7 @@ pub(super) unsafe fn block(isa: Instructions, precision: Precision, a: Block, pa
             (Precision::F32, _) => avx512_f32(a, panel, out),
             (Precision::Bf16, Instructions::Avx2) => avx2_bf16(a, panel, out),
             (Precision::Bf16, Instructions::Avx512) => avx512_bf16_in_f32(a, panel, out),
+            (Precision::Bf16, Instructions::Amx) => amx::block(a, panel, out),
             (Precision::Bf16, _) => avx512_bf16(a, panel, out),
         }
     }
@@ -67,7 +68,7 @@ by_rows!(#[target_feature(enable = "avx2,fma")] avx2_bf16, tile_avx2_bf16, NARRO
 /// As [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn write<const R: usize, const H: usize>(sums: [[__m512; H]; R], out: Out) {
+pub(super) unsafe fn write<const R: usize, const H: usize>(sums: [[__m512; H]; R], out: Out) {
     // SAFETY: the caller's promise; lanes beyond `out.cols` are masked off.
     unsafe {
         // Stores under a mask are slow on some processors, so whole panels do without.

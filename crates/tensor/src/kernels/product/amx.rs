@@ -1,0 +1,208 @@
+//! The kernel in the matrix instructions of newer Intel processors (AMX): products of tiles of 16 x 32 by 32 x 16 bf16. The
+//! intrinsics are not stable yet, so it is written in assembly.
+//!
+//! A panel is laid out as the instruction wants its right operand, and a rounded matrix as it wants the left one; only a
+//! transpose, which comes in panels too, must be turned first.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+
+use super::pack_avx512::transpose;
+use super::x86::write;
+use super::{Block, DEPTH, Out, WIDEST};
+
+/// Rows of a tile, and words in one of its rows.
+const TILE: usize = 16;
+/// Rows that go together: two tiles of them by the two tiles of a panel.
+const ROWS: usize = 2 * TILE;
+/// Words between the rows of a block that was turned; no power of two, so that a column does not fall into one set of the
+/// cache.
+const TURNED: usize = DEPTH + TILE;
+
+/// What `ldtilecfg` reads: the bytes in a row and the rows of eight tiles.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// `R x C` words at the start of a cache line.
+#[repr(C, align(64))]
+struct Words<const C: usize, const R: usize>([[u32; C]; R]);
+
+/// A block by a panel, in bf16.
+///
+/// # Safety
+/// As `portable::block`; AVX-512 and AMX must be here, and the process must be allowed to use it.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn block(a: Block, panel: &[u32], out: Out) {
+    let depth = panel.len() / WIDEST;
+    let mut room = MaybeUninit::<Words<TURNED, ROWS>>::uninit();
+    for first in (0..a.rows).step_by(ROWS) {
+        let rows = (a.rows - first).min(ROWS);
+        // SAFETY: the caller's promise; `first + rows` is at most `a.rows`.
+        unsafe {
+            let (mut words, mut row) = (a.words.add(first * a.row), a.row);
+            if a.step != 1 {
+                turn(words, a.step, depth, room.as_mut_ptr().cast());
+                (words, row) = (room.as_ptr().cast(), TURNED);
+            }
+            tiles((words, row, rows), panel, Out { data: out.data.add(first * out.stride), ..out });
+        }
+    }
+}
+
+/// Rows of words out of a panel, whose rows are `step` apart: `out` has 32 rows, [`TURNED`] apart.
+///
+/// # Safety
+/// `words` covers 32 columns of `depth` rows, which are at most [`DEPTH`].
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn turn(words: *const u32, step: usize, depth: usize, out: *mut u32) {
+    for l in (0..depth).step_by(TILE) {
+        for half in 0..2 {
+            let mut square = [_mm512_setzero_si512(); TILE];
+            for (i, row) in square.iter_mut().enumerate().take(depth - l) {
+                // SAFETY: row `l + i` is one of the panel's.
+                *row = unsafe { _mm512_loadu_si512(words.add((l + i) * step + half * TILE).cast()) };
+            }
+            for (i, row) in transpose(square).into_iter().enumerate() {
+                // SAFETY: 16 rows of 16 words, the last of which is at most `DEPTH + 16 - 1`.
+                unsafe { _mm512_storeu_si512(out.add((half * TILE + i) * TURNED + l).cast(), row) };
+            }
+        }
+    }
+}
+
+/// At most 32 rows by a panel.
+///
+/// # Safety
+/// `a` covers as many rows, so many words apart, of as many words as `panel` has rows, `out` as many rows of outputs, and AMX
+/// is here.
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn tiles((a, row, rows): (*const u32, usize, usize), panel: &[u32], out: Out) {
+    let depth = panel.len() / WIDEST;
+    let whole = depth / TILE;
+    // A second tile without rows would be none: it does the first row again, and what it gives is not read.
+    let (upper, lower) = (rows.min(TILE), rows.saturating_sub(TILE).max(1));
+    let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+    for (tile, rows) in [upper, upper, lower, lower, upper, lower, TILE, TILE].into_iter().enumerate() {
+        (config.row_bytes[tile], config.rows[tile]) = (4 * TILE as u16, rows as u8);
+    }
+    // What is left of the depth goes as one more step, filled up with zeros.
+    let rest = depth - whole * TILE;
+    let (mut left, mut right) = (Words([[0; TILE]; ROWS]), Words([[0; WIDEST]; TILE]));
+    if rest > 0 {
+        for (r, words) in left.0.iter_mut().enumerate().take(rows) {
+            // SAFETY: the row's words from `whole * 16` on.
+            words[..rest].copy_from_slice(unsafe { std::slice::from_raw_parts(a.add(r * row + whole * TILE), rest) });
+        }
+        right.0.as_flattened_mut()[..rest * WIDEST].copy_from_slice(&panel[whole * TILE * WIDEST..]);
+    }
+    let mut sums = MaybeUninit::<Words<WIDEST, ROWS>>::uninit();
+    let second = if rows > TILE { a.wrapping_add(TILE * row) } else { a };
+    // SAFETY: the tiles of `a` have `upper` and `lower` rows, those of the panel 16, of 64 bytes each, `whole` times; then
+    // come the rests, which have 32 and 16 rows. The sums have 32 rows of 128 bytes. Nothing else is touched, and the tiles
+    // are given back.
+    unsafe {
+        asm!(
+            "ldtilecfg [{config}]",
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "test {steps}, {steps}",
+            "jz 3f",
+            "2:",
+            "tileloadd tmm4, [{a} + {a_row}*1]",
+            "tileloadd tmm6, [{b} + {wide}*1]",
+            "tileloadd tmm7, [{b} + {wide}*1 + 64]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{second} + {a_row}*1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a}, 64",
+            "add {second}, 64",
+            "add {b}, 2048",
+            "dec {steps}",
+            "jnz 2b",
+            "3:",
+            "test {rest}, {rest}",
+            "jz 4f",
+            "tileloadd tmm4, [{left} + {narrow}*1]",
+            "tileloadd tmm5, [{left} + {narrow}*1 + 1024]",
+            "tileloadd tmm6, [{right} + {wide}*1]",
+            "tileloadd tmm7, [{right} + {wide}*1 + 64]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "4:",
+            "tilestored [{sums} + {wide}*1], tmm0",
+            "tilestored [{sums} + {wide}*1 + 64], tmm1",
+            "tilestored [{sums} + {wide}*1 + 2048], tmm2",
+            "tilestored [{sums} + {wide}*1 + 2112], tmm3",
+            "tilerelease",
+            config = in(reg) &raw const config,
+            steps = inout(reg) whole => _,
+            a = inout(reg) a => _,
+            second = inout(reg) second => _,
+            a_row = in(reg) 4 * row,
+            b = inout(reg) panel.as_ptr() => _,
+            wide = in(reg) 4 * WIDEST,
+            narrow = in(reg) 4 * TILE,
+            rest = in(reg) rest,
+            left = in(reg) &raw const left,
+            right = in(reg) &raw const right,
+            sums = in(reg) sums.as_mut_ptr(),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+        let sums: *const f32 = sums.as_ptr().cast();
+        for r in 0..rows {
+            let row = sums.add(r * WIDEST);
+            let row = [_mm512_load_ps(row), _mm512_load_ps(row.add(TILE))];
+            write([row], Out { data: out.data.add(r * out.stride), ..out });
+        }
+    }
+}
+
+/// Products of full tiles without touching memory: `times` rounds of 16 of them; the operations of one.
+///
+/// # Safety
+/// As [`block`].
+pub(crate) unsafe fn burst(times: u64) -> u64 {
+    let config = Config {
+        palette: 1,
+        start_row: 0,
+        reserved: [0; 14],
+        row_bytes: std::array::from_fn(|tile| if tile < 8 { 4 * TILE as u16 } else { 0 }),
+        rows: std::array::from_fn(|tile| if tile < 8 { TILE as u8 } else { 0 }),
+    };
+    // SAFETY: the caller's promise; the tiles are given back.
+    unsafe {
+        asm!(
+            "ldtilecfg [{config}]",
+            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+            "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+            "2:",
+            "tdpbf16ps tmm0, tmm6, tmm7", "tdpbf16ps tmm1, tmm6, tmm7", "tdpbf16ps tmm2, tmm6, tmm7",
+            "tdpbf16ps tmm3, tmm6, tmm7", "tdpbf16ps tmm4, tmm6, tmm7", "tdpbf16ps tmm5, tmm6, tmm7",
+            "tdpbf16ps tmm0, tmm6, tmm7", "tdpbf16ps tmm1, tmm6, tmm7", "tdpbf16ps tmm2, tmm6, tmm7",
+            "tdpbf16ps tmm3, tmm6, tmm7", "tdpbf16ps tmm4, tmm6, tmm7", "tdpbf16ps tmm5, tmm6, tmm7",
+            "tdpbf16ps tmm0, tmm6, tmm7", "tdpbf16ps tmm1, tmm6, tmm7", "tdpbf16ps tmm2, tmm6, tmm7",
+            "tdpbf16ps tmm3, tmm6, tmm7",
+            "dec {times}",
+            "jnz 2b",
+            "tilerelease",
+            config = in(reg) &raw const config,
+            times = inout(reg) times.max(1) => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+    (2 * TILE * TILE * 2 * TILE) as u64
+}
