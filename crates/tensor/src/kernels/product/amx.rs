@@ -1,8 +1,8 @@
 //! The kernel in the matrix instructions of newer Intel processors (AMX): products of tiles of 16 x 32 by 32 x 16 bf16. The
 //! intrinsics are not stable yet, so it is written in assembly.
 //!
-//! A panel is laid out as the instruction wants its right operand, and a rounded matrix as it wants the left one; only a
-//! transpose, which comes in panels too, must be turned first.
+//! A panel is laid out as the instruction wants its right operand, and a rounded matrix as it wants the left one; a transpose,
+//! which comes in panels too, is made one before ([`turn`]).
 
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -10,16 +10,12 @@ use std::mem::MaybeUninit;
 
 use super::pack_avx512::transpose;
 use super::x86::write;
-use super::{Block, DEPTH, Out, WIDEST};
+use super::{Block, Out, WIDEST};
 
 /// Rows of a tile, and words in one of its rows.
 const TILE: usize = 16;
 /// Rows that go together: two tiles of them by the two tiles of a panel.
 const ROWS: usize = 2 * TILE;
-/// Words between the rows of a block that was turned; no power of two, so that a column does not fall into one set of the
-/// cache.
-const TURNED: usize = DEPTH + TILE;
-
 /// What `ldtilecfg` reads: the bytes in a row and the rows of eight tiles.
 #[repr(C, align(64))]
 struct Config {
@@ -34,44 +30,43 @@ struct Config {
 #[repr(C, align(64))]
 struct Words<const C: usize, const R: usize>([[u32; C]; R]);
 
-/// A block by a panel, in bf16.
+/// A block whose rows are contiguous by a panel, in bf16.
 ///
 /// # Safety
 /// As `portable::block`; AVX-512 and AMX must be here, and the process must be allowed to use it.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) unsafe fn block(a: Block, panel: &[u32], out: Out) {
-    let depth = panel.len() / WIDEST;
-    let mut room = MaybeUninit::<Words<TURNED, ROWS>>::uninit();
+    assert_eq!(a.step, 1, "a left operand for tiles");
     for first in (0..a.rows).step_by(ROWS) {
         let rows = (a.rows - first).min(ROWS);
         // SAFETY: the caller's promise; `first + rows` is at most `a.rows`.
         unsafe {
-            let (mut words, mut row) = (a.words.add(first * a.row), a.row);
-            if a.step != 1 {
-                turn(words, a.step, depth, room.as_mut_ptr().cast());
-                (words, row) = (room.as_ptr().cast(), TURNED);
-            }
-            tiles((words, row, rows), panel, Out { data: out.data.add(first * out.stride), ..out });
+            let out = Out { data: out.data.add(first * out.stride), ..out };
+            tiles((a.words.add(first * a.row), a.row, rows), panel, out);
         }
     }
 }
 
-/// Rows of words out of a panel, whose rows are `step` apart: `out` has 32 rows, [`TURNED`] apart.
+/// Writes the columns of a panel as rows of `depth` words.
 ///
 /// # Safety
-/// `words` covers 32 columns of `depth` rows, which are at most [`DEPTH`].
+/// AVX-512 must be here.
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn turn(words: *const u32, step: usize, depth: usize, out: *mut u32) {
+pub(super) unsafe fn turn(panel: &[u32], depth: usize, rows: &mut [u32]) {
+    assert!(panel.len() == depth * WIDEST && rows.len() <= panel.len(), "columns of a panel");
     for l in (0..depth).step_by(TILE) {
+        let here = (depth - l).min(TILE);
+        let mask = ((1u32 << here) - 1) as u16;
         for half in 0..2 {
             let mut square = [_mm512_setzero_si512(); TILE];
-            for (i, row) in square.iter_mut().enumerate().take(depth - l) {
-                // SAFETY: row `l + i` is one of the panel's.
-                *row = unsafe { _mm512_loadu_si512(words.add((l + i) * step + half * TILE).cast()) };
+            for (row, words) in square.iter_mut().zip(panel[l * WIDEST..].chunks_exact(WIDEST)) {
+                // SAFETY: half of a panel's row is sixteen words.
+                *row = unsafe { _mm512_loadu_si512(words[half * TILE..].as_ptr().cast()) };
             }
-            for (i, row) in transpose(square).into_iter().enumerate() {
-                // SAFETY: 16 rows of 16 words, the last of which is at most `DEPTH + 16 - 1`.
-                unsafe { _mm512_storeu_si512(out.add((half * TILE + i) * TURNED + l).cast(), row) };
+            let targets = rows.chunks_exact_mut(depth).skip(half * TILE);
+            for (row, target) in transpose(square).into_iter().zip(targets) {
+                // SAFETY: words beyond the row are masked off.
+                unsafe { _mm512_mask_storeu_epi32(target[l..].as_mut_ptr().cast(), mask, row) };
             }
         }
     }

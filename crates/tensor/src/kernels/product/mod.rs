@@ -164,6 +164,22 @@ impl Half {
         bytemuck::cast_slice(self.words.slice())
     }
 
+    /// What was packed as a right operand, as the left operand that its transpose is.
+    #[cfg(target_arch = "x86_64")]
+    fn turn(device: &Device, a: &Panels) -> Half {
+        assert!(a.precision == Precision::Bf16 && a.width == WIDEST, "a rounded operand in wide panels");
+        let mut words = device.take(a.cols * a.depth);
+        if a.depth > 0 {
+            let rows = words.slice_mut().chunks_mut(WIDEST * a.depth);
+            let parts = a.words().chunks_exact(WIDEST * a.depth).zip(rows);
+            parallel::tasks(parts.collect(), |(panel, rows)| {
+                // SAFETY: panels are as wide with AVX-512 alone.
+                unsafe { amx::turn(panel, a.depth, bytemuck::cast_slice_mut(rows)) };
+            });
+        }
+        Half { words, rows: a.cols, inner: a.inner }
+    }
+
     /// The rounded elements of some rows, as f32.
     pub(crate) fn widen(&self, first: usize, out: &mut [f32]) {
         let depth = words(self.inner, Precision::Bf16);
@@ -266,16 +282,22 @@ pub(crate) fn multiply_packed(device: &Device, out: &mut [f32], start: Start, a:
 /// `out = start + a b`; `out` is `[a.rows, b.cols]`, row-major and contiguous.
 pub(crate) fn product(device: &Device, out: &mut [f32], start: Start, a: Left, b: &Panels) {
     device.count(b.operations(a));
-    product_by(Instructions::current(), out, start, a, b);
+    product_by(device, Instructions::current(), out, start, a, b);
 }
 
-fn product_by(isa: Instructions, out: &mut [f32], start: Start, a: Left, b: &Panels) {
+fn product_by(device: &Device, isa: Instructions, out: &mut [f32], start: Start, a: Left, b: &Panels) {
     check(isa, a, b, start);
     let (rows, _, _) = a.extents();
     assert_eq!(out.len(), rows * b.cols, "outputs of a product");
     if out.is_empty() {
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if let (Instructions::Amx, Left::Turned(panels), Precision::Bf16) = (isa, a, b.precision) {
+        return product_by(device, isa, out, start, Left::Bf16(&Half::turn(device, panels)), b);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = device;
     let shared = Shared(out.as_mut_ptr());
     in_pieces(a, b, |rows, panels| rows_by_panels(isa, shared, start, a, b, rows, panels));
 }
@@ -454,10 +476,10 @@ mod tests {
                                         Left::Bf16(&half)
                                     }
                                 };
-                                product_by(isa, &mut out, Start::Sum, left, &panels);
-                                product_by(isa, &mut out, Start::Sum, left, &panels);
+                                product_by(&device, isa, &mut out, Start::Sum, left, &panels);
+                                product_by(&device, isa, &mut out, Start::Sum, left, &panels);
                                 let sum = out.clone();
-                                product_by(isa, &mut out, Start::Bias(&bias), left, &panels);
+                                product_by(&device, isa, &mut out, Start::Bias(&bias), left, &panels);
                                 (sum, out)
                             })
                         };
