@@ -208,6 +208,17 @@ fn every_set_of_instructions_learns_the_same() {
 }
 
 #[test]
+fn bf16_without_instructions_for_it_is_said() {
+    let folder = Folder::new();
+    for (precision, said) in [("f32", false), ("bf16", true)] {
+        let mut command = folder.command(&format!("train recipe.toml --out {precision}"));
+        command.args(["--set", &format!("stage.animals.train.precision=\"{precision}\"")]);
+        let ran = Ran::new(command.env("LUTHIER_INSTRUCTIONS", "avx2").output().expect("the program runs")).good();
+        assert_eq!(ran.out.contains("note: This processor does not multiply bf16"), said, "{}", ran.out);
+    }
+}
+
+#[test]
 fn instructions_that_do_not_exist_are_named() {
     let folder = Folder::new();
     let mut command = folder.command("plan recipe.toml");

@@ -2,6 +2,9 @@
 
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::product::amx_is_here;
+
 /// What the kernels are compiled for, the better the later. The best one that is here is used, found when the program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Instructions {
@@ -35,6 +38,11 @@ impl Instructions {
         }
     }
 
+    /// Whether they multiply bf16; if not, the same values are computed in f32, which takes longer than f32 itself.
+    pub fn multiply_bf16(self) -> bool {
+        self >= Instructions::Avx512Bf16
+    }
+
     /// Those that this processor has.
     pub fn available() -> Vec<Instructions> {
         Instructions::ALL.into_iter().filter(|instructions| instructions.are_here()).collect()
@@ -51,7 +59,7 @@ impl Instructions {
                     && is_x86_feature_detected!("avx512bw")
             }
             Instructions::Avx512Bf16 => Instructions::Avx512.are_here() && is_x86_feature_detected!("avx512bf16"),
-            Instructions::Amx => Instructions::Avx512Bf16.are_here() && tiles_are_here(),
+            Instructions::Amx => Instructions::Avx512Bf16.are_here() && amx_is_here(),
         }
     }
 
@@ -71,40 +79,4 @@ impl Instructions {
         let best = Instructions::available().into_iter().rfind(|&here| here <= most).unwrap_or(Instructions::Portable);
         *CURRENT.get_or_init(|| best) == best
     }
-}
-
-/// Whether the processor has AMX with bf16, and the system lets this process use it: its registers are large, so Linux wants
-/// to be asked.
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-fn tiles_are_here() -> bool {
-    use std::arch::x86_64::{__cpuid, __cpuid_count};
-    const BF16: u32 = 1 << 22;
-    const TILES: u32 = 1 << 24;
-    /// The number of `arch_prctl`, what is asked of it, and of what: the tiles' data.
-    const ARCH_PRCTL: i64 = 158;
-    const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
-    const XFEATURE_XTILEDATA: i64 = 18;
-    let features = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0).edx } else { 0 };
-    if features & BF16 == 0 || features & TILES == 0 {
-        return false;
-    }
-    let mut answer = ARCH_PRCTL;
-    // SAFETY: a system call that reads and writes no memory; it overwrites these two registers.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            inout("rax") answer,
-            in("rdi") ARCH_REQ_XCOMP_PERM,
-            in("rsi") XFEATURE_XTILEDATA,
-            out("rcx") _,
-            out("r11") _,
-            options(nostack),
-        );
-    }
-    answer == 0
-}
-
-#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
-fn tiles_are_here() -> bool {
-    false
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use luthier_data::{Cache, Tokenizer};
 use luthier_metrics::MetricKind;
 use luthier_models::Checkpoint;
-use luthier_nn::{Device, Params, Rng};
+use luthier_nn::{Device, Instructions, Params, Rng};
 use luthier_record::{Event, EventLog, Level, Line, Manifest, Operation, Profile, StageSummary, Summary};
 
 use crate::assemble::{Carry, StageRecord, assemble, edited, read_carry, read_record, save_stage, stage_dir};
@@ -17,7 +17,7 @@ use crate::evaluate::evaluate;
 use crate::fingerprint;
 use crate::optimizer::Optimizer;
 use crate::parse::Resolved;
-use crate::recipe::{Recipe, Stage};
+use crate::recipe::{PrecisionKey, Recipe, Stage};
 use crate::step::{Ending, StageRun, State, Watch, moved, served, train};
 use crate::trunk::Trunk;
 
@@ -355,6 +355,11 @@ impl Session<'_> {
         }
         if !assembled.unused.is_empty() && self.index == 0 {
             sink.notice(Level::Info, format!("Not used of the base model: {}.", assembled.unused.join(", ")))?;
+        }
+        if self.stage.train.precision == PrecisionKey::Bf16 && !Instructions::current().multiply_bf16() {
+            let text = "This processor does not multiply bf16: precision = \"bf16\" computes the same values in f32, which is \
+                        slower here than precision = \"f32\".";
+            sink.notice(Level::Info, text.to_owned())?;
         }
         sink.say(Event::Data { stage: self.stage.name.clone(), splits: data.splits() })
     }

@@ -30,6 +30,42 @@ struct Config {
 #[repr(C, align(64))]
 struct Words<const C: usize, const R: usize>([[u32; C]; R]);
 
+/// Whether the processor has AMX with bf16, and the system lets this process use it: its registers are large, so Linux wants
+/// to be asked.
+pub(crate) fn is_here() -> bool {
+    const BF16: u32 = 1 << 22;
+    const TILES: u32 = 1 << 24;
+    let features = if __cpuid(0).eax >= 7 { __cpuid_count(7, 0).edx } else { 0 };
+    features & BF16 != 0 && features & TILES != 0 && is_allowed()
+}
+
+#[cfg(target_os = "linux")]
+fn is_allowed() -> bool {
+    /// The number of `arch_prctl`, what is asked of it, and for what: the tiles' data.
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+    const XFEATURE_XTILEDATA: i64 = 18;
+    let mut answer = ARCH_PRCTL;
+    // SAFETY: a system call that reads and writes no memory; it overwrites these registers.
+    unsafe {
+        asm!(
+            "syscall",
+            inout("rax") answer,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    answer == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_allowed() -> bool {
+    false
+}
+
 /// A block whose rows are contiguous by a panel, in bf16.
 ///
 /// # Safety

@@ -24,7 +24,7 @@ use rayon::current_num_threads;
 
 pub(crate) use activated::{Narrow, product_and, product_narrow};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use amx::burst as amx_burst;
+pub(crate) use amx::{burst as amx_burst, is_here as amx_is_here};
 pub(crate) use mat::Mat;
 pub(crate) use pack::turned_front;
 pub(crate) use prepare::{Pass, prepare};
