@@ -214,7 +214,7 @@ fn bf16_without_instructions_for_it_is_said() {
         let mut command = folder.command(&format!("train recipe.toml --out {precision}"));
         command.args(["--set", &format!("stage.animals.train.precision=\"{precision}\"")]);
         let ran = Ran::new(command.env("LUTHIER_INSTRUCTIONS", "avx2").output().expect("the program runs")).good();
-        assert_eq!(ran.out.contains("note: This processor does not multiply bf16"), said, "{}", ran.out);
+        assert_eq!(ran.out.contains("note: The instructions in use do not multiply bf16"), said, "{}", ran.out);
     }
 }
 

@@ -356,9 +356,10 @@ impl Session<'_> {
         if !assembled.unused.is_empty() && self.index == 0 {
             sink.notice(Level::Info, format!("Not used of the base model: {}.", assembled.unused.join(", ")))?;
         }
-        if self.stage.train.precision == PrecisionKey::Bf16 && !Instructions::current().multiply_bf16() {
-            let text = "This processor does not multiply bf16: precision = \"bf16\" computes the same values in f32, which is \
-                        slower here than precision = \"f32\".";
+        let wants_bf16 = self.stage.train.precision == PrecisionKey::Bf16;
+        if wants_bf16 && !Instructions::current().multiply_bf16() {
+            let text = "The instructions in use do not multiply bf16: with precision = \"bf16\" values are rounded to bf16 and \
+                        multiplied in f32, which takes longer here than precision = \"f32\".";
             sink.notice(Level::Info, text.to_owned())?;
         }
         sink.say(Event::Data { stage: self.stage.name.clone(), splits: data.splits() })

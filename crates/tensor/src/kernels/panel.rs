@@ -5,6 +5,7 @@
 
 use pulp::{Simd, WithSimd};
 
+use crate::instructions::Instructions;
 use crate::kernels::product::turned_front;
 use crate::tape::Precision;
 
@@ -81,7 +82,8 @@ impl<'a> Panels<'a> {
             let count = columns.min(rows - first);
             let data = &data[first * stride..];
             let words = bytemuck::cast_slice_mut(panel);
-            let done = turned_front(words, data, columns, (stride, width), count, Precision::F32);
+            let done =
+                turned_front(Instructions::current(), (words, columns), data, (stride, width), count, Precision::F32);
             if done == width {
                 continue;
             }

@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use super::prepare::Strip;
 use super::{
-    Half, Left, Out, Panels, ROWS, Shared, Start, WIDEST, check, in_pieces, pack, parts_of, rows_by_panel, words,
+    Half, Left, NARROW, Out, Panels, ROWS, Shared, Start, WIDEST, check, in_pieces, pack, parts_of, rows_by_panel,
+    words,
 };
 use crate::device::Device;
 use crate::instructions::Instructions;
@@ -29,6 +30,7 @@ fn activated(
     b: &Panels,
     finish: impl Fn(Range<usize>, usize, &[f32], &[f32]) + Sync,
 ) {
+    assert!(!matches!(a, Left::Turned(_)), "a function is applied to products whose left operand lies in rows");
     device.count(b.operations(a));
     let isa = Instructions::current();
     in_pieces(a, b, |rows, panels| {
@@ -86,7 +88,7 @@ pub(crate) fn product_and(
 /// Copies a row in pieces of a length that the compiler knows: a call would take longer than the row.
 #[inline(always)]
 fn copy(out: &mut [f32], row: &[f32]) {
-    let ((out, out_rest), (row, rest)) = (out.as_chunks_mut::<{ WIDEST / 2 }>(), row.as_chunks());
+    let ((out, out_rest), (row, rest)) = (out.as_chunks_mut::<NARROW>(), row.as_chunks());
     out.iter_mut().zip(row).for_each(|(out, row)| *out = *row);
     out_rest.copy_from_slice(rest);
 }

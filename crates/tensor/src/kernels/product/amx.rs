@@ -28,10 +28,10 @@ struct Config {
 
 /// `R x C` words at the start of a cache line.
 #[repr(C, align(64))]
-struct Words<const C: usize, const R: usize>([[u32; C]; R]);
+struct Words<const R: usize, const C: usize>([[u32; C]; R]);
 
-/// Whether the processor has AMX with bf16, and the system lets this process use it: its registers are large, so Linux wants
-/// to be asked.
+/// Whether the processor has AMX with bf16, and the system lets this process use it. Its registers are large, so Linux wants to
+/// be asked, once for all threads; this asks, and asking again changes nothing.
 pub(crate) fn is_here() -> bool {
     const BF16: u32 = 1 << 22;
     const TILES: u32 = 1 << 24;
@@ -108,11 +108,11 @@ pub(super) unsafe fn turn(panel: &[u32], depth: usize, rows: &mut [u32]) {
     }
 }
 
-/// At most 32 rows by a panel.
+/// `rows` rows, 1 to 32 of them, by a panel.
 ///
 /// # Safety
-/// `a` covers as many rows, so many words apart, of as many words as `panel` has rows, `out` as many rows of outputs, and AMX
-/// is here.
+/// `a` covers `rows` rows, `row` words apart, of as many words as `panel` has rows, and `out` as many rows of outputs; AVX-512
+/// and AMX are here.
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn tiles((a, row, rows): (*const u32, usize, usize), panel: &[u32], out: Out) {
     let depth = panel.len() / WIDEST;
@@ -125,18 +125,21 @@ unsafe fn tiles((a, row, rows): (*const u32, usize, usize), panel: &[u32], out: 
     }
     // What is left of the depth goes as one more step, filled up with zeros.
     let rest = depth - whole * TILE;
-    let (mut left, mut right) = (Words([[0; TILE]; ROWS]), Words([[0; WIDEST]; TILE]));
+    let (mut left, mut right) =
+        (MaybeUninit::<Words<ROWS, TILE>>::uninit(), MaybeUninit::<Words<TILE, WIDEST>>::uninit());
     if rest > 0 {
+        let left = left.write(Words([[0; TILE]; ROWS]));
         for (r, words) in left.0.iter_mut().enumerate().take(rows) {
             // SAFETY: the row's words from `whole * 16` on.
             words[..rest].copy_from_slice(unsafe { std::slice::from_raw_parts(a.add(r * row + whole * TILE), rest) });
         }
+        let right = right.write(Words([[0; WIDEST]; TILE]));
         right.0.as_flattened_mut()[..rest * WIDEST].copy_from_slice(&panel[whole * TILE * WIDEST..]);
     }
-    let mut sums = MaybeUninit::<Words<WIDEST, ROWS>>::uninit();
+    let mut sums = MaybeUninit::<Words<ROWS, WIDEST>>::uninit();
     let second = if rows > TILE { a.wrapping_add(TILE * row) } else { a };
     // SAFETY: the tiles of `a` have `upper` and `lower` rows, those of the panel 16, of 64 bytes each, `whole` times; then
-    // come the rests, which have 32 and 16 rows. The sums have 32 rows of 128 bytes. Nothing else is touched, and the tiles
+    // come the rests, if there are any, which have 32 and 16 rows. The sums have 32 rows of 128 bytes. Nothing else is touched, and the tiles
     // are given back.
     unsafe {
         asm!(
@@ -203,7 +206,7 @@ unsafe fn tiles((a, row, rows): (*const u32, usize, usize), panel: &[u32], out: 
 /// Products of full tiles without touching memory: `times` rounds of 16 of them; the operations of one.
 ///
 /// # Safety
-/// As [`block`].
+/// AMX must be here, and the process must be allowed to use it.
 pub(crate) unsafe fn burst(times: u64) -> u64 {
     let config = Config {
         palette: 1,

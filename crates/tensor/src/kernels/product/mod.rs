@@ -34,8 +34,10 @@ use crate::instructions::Instructions;
 use crate::kernels::parallel;
 use crate::tape::Precision;
 
-/// Columns of the widest panel.
+/// Columns of the widest panel: two registers of AVX-512.
 const WIDEST: usize = 32;
+/// Columns of the others: two registers of AVX2, and as much for the compiler to make of.
+const NARROW: usize = 16;
 /// The most words of inner extent that are summed before the outputs are touched, so that a block of either operand stays in
 /// cache. An extent is cut into equal parts.
 const DEPTH: usize = 512;
@@ -48,11 +50,11 @@ const ROWS: usize = 64;
 /// Below this many multiply-adds one thread is faster than two.
 const PARALLEL: usize = 1 << 18;
 
-/// Columns of a panel: what a kernel reads together, two registers. Narrow panels of their own and not halves of wide ones
-/// are what lets a register file of sixteen short ones keep a panel in the first-level cache.
-pub(crate) fn panel_width(isa: Instructions) -> usize {
+/// Columns of a panel: as many as a kernel has sums for. Read by halves, a wide panel would lie in every second line of the
+/// cache, and so in half of its sets.
+fn panel_width(isa: Instructions) -> usize {
     match isa {
-        Instructions::Portable | Instructions::Avx2 => WIDEST / 2,
+        Instructions::Portable | Instructions::Avx2 => NARROW,
         Instructions::Avx512 | Instructions::Avx512Bf16 | Instructions::Amx => WIDEST,
     }
 }
@@ -90,8 +92,8 @@ impl Panels {
         let fill = |(i, panel): (usize, &mut [f32])| {
             let panel = bytemuck::cast_slice_mut(panel);
             match width {
-                WIDEST => pack::panel::<WIDEST>(panel, b, i * width, precision),
-                _ => pack::panel::<{ WIDEST / 2 }>(panel, b, i * width, precision),
+                WIDEST => pack::panel::<WIDEST>(isa, panel, b, i * width, precision),
+                _ => pack::panel::<NARROW>(isa, panel, b, i * width, precision),
             }
         };
         let parts = panels.words.slice_mut().chunks_exact_mut((width * panels.depth).max(1)).enumerate();
@@ -173,7 +175,7 @@ impl Half {
             let rows = words.slice_mut().chunks_mut(WIDEST * a.depth);
             let parts = a.words().chunks_exact(WIDEST * a.depth).zip(rows);
             parallel::tasks(parts.collect(), |(panel, rows)| {
-                // SAFETY: panels are as wide with AVX-512 alone.
+                // SAFETY: only with AVX-512 are panels so wide.
                 unsafe { amx::turn(panel, a.depth, bytemuck::cast_slice_mut(rows)) };
             });
         }
@@ -512,6 +514,19 @@ mod tests {
         let halves: &[u16] = bytemuck::cast_slice(half.words.slice());
         for (found, x) in halves.iter().zip(&values) {
             assert_eq!(*found, half::bf16::from_f32(*x).to_bits(), "{x}");
+        }
+        for isa in Instructions::available() {
+            let columns = values.repeat(panel_width(isa));
+            let turned = Mat::new(&columns, panel_width(isa), values.len()).t();
+            let panels = Panels::pack_for(&device, isa, turned, Precision::Bf16);
+            for (words, pair) in panels.words().chunks_exact(panel_width(isa)).zip(values.chunks_exact(2)) {
+                let [low, high] = [pair[0], pair[1]].map(|x| u32::from(half::bf16::from_f32(x).to_bits()));
+                assert!(words.iter().all(|&word| word == low | high << 16), "{isa:?}: {pair:?}");
+            }
+            let nan = [f32::NAN; 32 * WIDEST];
+            let panels = Panels::pack_for(&device, isa, Mat::new(&nan, panel_width(isa), 32).t(), Precision::Bf16);
+            let halves: &[u16] = bytemuck::cast_slice(panels.words());
+            assert!(halves.iter().all(|&x| half::bf16::from_bits(x).is_nan()), "{isa:?}");
         }
         let half = Half::round(&device, Mat::new(&[f32::NAN, -f32::NAN], 1, 2));
         assert!(

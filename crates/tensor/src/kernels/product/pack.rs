@@ -1,7 +1,7 @@
 //! Rounding to bf16, and moving operands into the order in which the kernels read them.
 
 use super::prepare::Strip;
-use super::{Mat, WIDEST, panel_width};
+use super::{Mat, NARROW, panel_width};
 #[cfg(target_arch = "x86_64")]
 use super::{pack_avx2, pack_avx512};
 use crate::instructions::Instructions;
@@ -45,17 +45,16 @@ pub(super) fn pair_rows(words: &mut [u32], even: &[f32], odd: Option<&[f32]>) {
 /// Rows that are fetched ahead: the columns of a wide matrix are too far apart for the processor to foresee.
 pub(super) const AHEAD: usize = 8;
 
-/// Fetches the 32 neighbours of the widest panel into the cache.
+/// Fetches the `W` neighbours of a panel's row into the cache.
 #[inline(always)]
-pub(super) fn fetch(data: &[f32], at: usize) {
+pub(super) fn fetch<const W: usize>(data: &[f32], at: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let at = data.as_ptr().wrapping_add(at);
-        // SAFETY: fetching reads nothing, so the place may lie outside.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(at.cast());
-            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(16).cast());
+        for line in (0..W).step_by(16) {
+            // SAFETY: fetching reads nothing, so the place may lie outside.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line).cast()) };
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -84,18 +83,18 @@ pub(super) fn round_strip(mut strip: Strip) {
     }
     vectorised(
         #[inline(always)]
-        || strip.round::<{ WIDEST / 2 }>(),
+        || strip.round::<NARROW>(),
     );
 }
 
 /// Fills the panel of `W` columns of `b` from `col` on.
-pub(super) fn panel<const W: usize>(words: &mut [u32], b: Mat, col: usize, precision: Precision) {
+pub(super) fn panel<const W: usize>(isa: Instructions, words: &mut [u32], b: Mat, col: usize, precision: Precision) {
     let cols = W.min(b.cols - col);
     if cols < W {
         words.fill(0);
     }
     if b.col_stride != 1 {
-        turned_panel::<W>(words, b, col, cols, precision);
+        turned_panel::<W>(isa, words, b, col, cols, precision);
         return;
     }
     let row = |l: usize| &b.data[l * b.row_stride + col..][..cols];
@@ -104,7 +103,7 @@ pub(super) fn panel<const W: usize>(words: &mut [u32], b: Mat, col: usize, preci
         || match precision {
             Precision::F32 => {
                 for (l, words) in words.chunks_exact_mut(W).enumerate() {
-                    fetch(b.data, (l + AHEAD) * b.row_stride + col);
+                    fetch::<W>(b.data, (l + AHEAD) * b.row_stride + col);
                     // A copy of a length that the compiler knows is no call.
                     let row: &[u32] = bytemuck::cast_slice(row(l));
                     match (words.as_mut_array::<W>(), row.as_array::<W>()) {
@@ -122,42 +121,46 @@ pub(super) fn panel<const W: usize>(words: &mut [u32], b: Mat, col: usize, preci
     );
 }
 
-/// The front of a panel of a transpose by the processor's own way to turn a matrix, if it has one for panels of that width:
-/// `used` columns of `inner` elements that begin `stride` apart. Returns the words of depth that are done; what lacks to whole
-/// registers is zero.
+/// The front of a panel of a transpose by the way that `isa` has to turn a matrix, if it has one and the panel is as wide as it
+/// wants: `used` columns of `inner` elements that begin `stride` apart. Returns the words of depth that are done; what lacks to
+/// whole registers is zero.
 #[inline(always)]
 pub(crate) fn turned_front(
-    words: &mut [u32],
+    isa: Instructions,
+    (words, width): (&mut [u32], usize),
     data: &[f32],
-    width: usize,
     extents: (usize, usize),
     used: usize,
     precision: Precision,
 ) -> usize {
     #[cfg(target_arch = "x86_64")]
-    {
-        let isa = Instructions::current();
-        if width == panel_width(isa) {
-            // SAFETY: the instructions in use are here.
-            return match isa {
-                Instructions::Portable => 0,
-                Instructions::Avx2 => unsafe { pack_avx2::turned_panel(words, data, extents, used, precision) },
-                _ => unsafe { pack_avx512::turned_panel(words, data, extents, used, precision) },
-            };
-        }
+    if width == panel_width(isa) {
+        // SAFETY: `isa` is here.
+        return match isa {
+            Instructions::Portable => 0,
+            Instructions::Avx2 => unsafe { pack_avx2::turned_panel(words, data, extents, used, precision) },
+            _ => unsafe { pack_avx512::turned_panel(words, data, extents, used, precision) },
+        };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (words, data, width, extents, used, precision);
+    let _ = (isa, words, width, data, extents, used, precision);
     0
 }
 
 /// [`panel`] of a matrix whose columns are contiguous.
-fn turned_panel<const W: usize>(words: &mut [u32], b: Mat, col: usize, cols: usize, precision: Precision) {
+fn turned_panel<const W: usize>(
+    isa: Instructions,
+    words: &mut [u32],
+    b: Mat,
+    col: usize,
+    cols: usize,
+    precision: Precision,
+) {
     assert_eq!(b.row_stride, 1, "a right operand with contiguous rows or columns");
     let column = |c: usize| &b.data[(col + c) * b.col_stride..][..b.rows];
     let extents = (b.col_stride, b.rows);
-    let done =
-        if cols == W { turned_front(words, &b.data[col * b.col_stride..], W, extents, cols, precision) } else { 0 };
+    let data = &b.data[col * b.col_stride..];
+    let done = if cols == W { turned_front(isa, (words, W), data, extents, cols, precision) } else { 0 };
     let words = &mut words[done * W..];
     vectorised(
         #[inline(always)]

@@ -2,13 +2,11 @@
 
 use std::arch::x86_64::*;
 
-use super::WIDEST;
+use super::NARROW;
 use crate::tape::Precision;
 
 /// Words in a register.
 const WIDTH: usize = 8;
-/// Columns of a panel.
-const PANEL: usize = WIDEST / 2;
 
 /// The nearest bf16s, ties to even, in the low halves of the lanes; NaN stays NaN.
 #[inline]
@@ -22,8 +20,8 @@ fn round(x: __m256) -> __m256i {
     _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc0), nan)
 }
 
-/// Fills the front of a panel with `used` columns of a matrix, from its columns of `inner` elements that begin `stride` apart,
-/// eight words of depth at a time; returns the depth that is done. What lacks to 8 or 16 columns is zero; where at most 8 are
+/// Fills the front of a panel with `used` columns of a matrix, of `inner` elements each, that begin `stride` apart, eight words of
+/// depth at a time; returns the depth that is done. What lacks to 8 or 16 columns is zero; where at most 8 are
 /// used, the other half of the panel stays as it is.
 ///
 /// # Safety
@@ -38,9 +36,9 @@ pub(super) unsafe fn turned_panel(
 ) -> usize {
     /// Elements that are fetched ahead: so many columns at once are more than the processor foresees.
     const FURTHER: usize = 16 * WIDTH;
-    assert!((1..=PANEL).contains(&used) && (used - 1) * stride + inner <= data.len(), "columns outside their memory");
+    assert!((1..=NARROW).contains(&used) && (used - 1) * stride + inner <= data.len(), "columns outside their memory");
     let per_word = if precision == Precision::F32 { 1 } else { 2 };
-    let depth = (inner / (per_word * WIDTH) * WIDTH).min(words.len() / PANEL / WIDTH * WIDTH);
+    let depth = (inner / (per_word * WIDTH) * WIDTH).min(words.len() / NARROW / WIDTH * WIDTH);
     for l in (0..depth).step_by(WIDTH) {
         for half in 0..used.div_ceil(WIDTH) {
             let mut rows = [_mm256_setzero_si256(); WIDTH];
@@ -64,7 +62,7 @@ pub(super) unsafe fn turned_panel(
             }
             for (i, row) in transpose(rows).into_iter().enumerate() {
                 // SAFETY: `depth` words of depth were found in the panel.
-                unsafe { _mm256_storeu_si256(words.as_mut_ptr().add((l + i) * PANEL + half * WIDTH).cast(), row) };
+                unsafe { _mm256_storeu_si256(words.as_mut_ptr().add((l + i) * NARROW + half * WIDTH).cast(), row) };
             }
         }
     }

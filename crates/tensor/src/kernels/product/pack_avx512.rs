@@ -142,14 +142,14 @@ unsafe fn load_half(at: *const u32, ahead: usize) -> [__m512; 2] {
         .map(|half| _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)))
 }
 
-/// Fills the front of a panel with `used` columns of a matrix, from its 32 columns of `inner` elements that begin `stride`
-/// apart, sixteen words of depth at a time; returns the depth that is done. What lacks to 16 or 32 columns is zero; where at
+/// Fills the front of a panel with `used` columns of a matrix, of `inner` elements each, that begin `stride` apart, sixteen words
+/// of depth at a time; returns the depth that is done. What lacks to 16 or 32 columns is zero; where at
 /// most 16 are used, the other half of the panel stays as it is.
 ///
 /// # Safety
 /// AVX-512 must be here.
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(crate) unsafe fn turned_panel(
+pub(super) unsafe fn turned_panel(
     words: &mut [u32],
     data: &[f32],
     (stride, inner): (usize, usize),

@@ -1,10 +1,9 @@
 //! The kernel in plain code, for processors without one of their own; the compiler makes vectors of it.
 
-use super::{Block, Out, WIDEST, both, finish};
+use super::{Block, NARROW, Out, both, finish};
 use crate::tape::Precision;
 
-/// Columns of a panel, and rows that go together: as many sums as the smallest register files hold.
-const COLUMNS: usize = WIDEST / 2;
+/// Rows that go together: with a panel's columns as many sums as the smallest register files hold.
 const ROWS: usize = 4;
 
 /// A block by a panel.
@@ -37,9 +36,9 @@ unsafe fn rows<const R: usize>(precision: Precision, a: Block, first: usize, pan
 /// # Safety
 /// As [`rows`].
 #[inline(always)]
-unsafe fn tile<const R: usize>(precision: Precision, a: Block, first: usize, panel: &[u32]) -> [[f32; COLUMNS]; R] {
-    let mut sums = [[0.0f32; COLUMNS]; R];
-    for (l, words) in panel.chunks_exact(COLUMNS).enumerate() {
+unsafe fn tile<const R: usize>(precision: Precision, a: Block, first: usize, panel: &[u32]) -> [[f32; NARROW]; R] {
+    let mut sums = [[0.0f32; NARROW]; R];
+    for (l, words) in panel.chunks_exact(NARROW).enumerate() {
         for (r, sums) in sums.iter_mut().enumerate() {
             // SAFETY: the caller's promise.
             let left = unsafe { *a.words.add((first + r) * a.row + l * a.step) };

@@ -1,7 +1,7 @@
 //! One pass over a matrix that makes everything of it that products will read.
 
 use super::pack::{AHEAD, fetch};
-use super::{Half, Mat, Panels, WIDEST, both, pack, panel_width, words};
+use super::{Half, Mat, NARROW, Panels, WIDEST, both, pack, panel_width, words};
 use crate::device::Device;
 use crate::instructions::Instructions;
 use crate::kernels::math::vectorised;
@@ -72,7 +72,7 @@ pub(crate) fn prepare(device: &Device, x: Mat, pass: Pass) -> (Option<Half>, Opt
                 #[inline(always)]
                 || match columns {
                     WIDEST => strip.copy::<WIDEST>(),
-                    _ => strip.copy::<{ WIDEST / 2 }>(),
+                    _ => strip.copy::<NARROW>(),
                 },
             ),
             Precision::Bf16 => pack::round_strip(strip),
@@ -127,7 +127,7 @@ impl Strip<'_> {
         let mut sums = [0.0; W];
         let mut panel = self.panel.take().map(|panel| panel.chunks_exact_mut(W));
         for r in 0..self.rows {
-            fetch(self.x, (r + AHEAD) * self.width);
+            fetch::<W>(self.x, (r + AHEAD) * self.width);
             let row = self.row::<W>(r);
             sums.iter_mut().zip(&row).for_each(|(sum, x)| *sum += x);
             if let Some(panel) = panel.as_mut().and_then(Iterator::next) {

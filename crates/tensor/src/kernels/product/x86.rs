@@ -2,12 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{Block, Out, Start, WIDEST, amx, finish};
+use super::{Block, NARROW, Out, Start, WIDEST, amx, finish};
 use crate::instructions::Instructions;
 use crate::tape::Precision;
-
-/// Columns of a panel of AVX2.
-const NARROW: usize = WIDEST / 2;
 
 /// A block by a panel.
 ///
@@ -62,7 +59,7 @@ by_rows!(#[target_feature(enable = "avx512f,avx512bw")] avx512_bf16_in_f32, tile
 by_rows!(#[target_feature(enable = "avx2,fma")] avx2_f32, tile_avx2_f32, NARROW, 6, [1 2 3 4 5]);
 by_rows!(#[target_feature(enable = "avx2,fma")] avx2_bf16, tile_avx2_bf16, NARROW, 4, [1 2 3]);
 
-/// Writes `R` rows of two registers.
+/// Writes `R` rows of `H` registers.
 ///
 /// # Safety
 /// As [`block`].
@@ -188,8 +185,8 @@ unsafe fn tile_bf16_in_f32<const R: usize, const H: usize>(
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn write_avx2<const R: usize, const H: usize>(sums: [[__m256; H]; R], out: Out) {
-    // SAFETY: the caller's promise; a row is written whole where it has as many columns as the registers, and part by part
-    // where it has fewer.
+    // SAFETY: the caller's promise; a row is written by whole registers where it has as many columns, and as a slice of
+    // `out.cols` elements where it has fewer.
     unsafe {
         if out.cols == 8 * H {
             for (r, sums) in sums.into_iter().enumerate() {
@@ -225,13 +222,13 @@ unsafe fn tile_avx2_f32<const R: usize, const H: usize>(
     panel: &[u32],
     out: Out,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise; fetching reads nothing.
     unsafe {
         // The outputs are brought near while their sums are computed: their rows are too far apart to be foreseen.
         for r in 0..R {
             let at = out.data.add(r * out.stride);
-            _mm_prefetch(at.cast(), _MM_HINT_ET0);
-            _mm_prefetch(at.wrapping_add(8 * H - 1).cast(), _MM_HINT_ET0);
+            _mm_prefetch(at.cast(), _MM_HINT_T0);
+            _mm_prefetch(at.wrapping_add(8 * H - 1).cast(), _MM_HINT_T0);
         }
         let a: *const f32 = a.cast();
         let mut sums = [[_mm256_setzero_ps(); H]; R];
