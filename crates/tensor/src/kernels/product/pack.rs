@@ -133,18 +133,19 @@ pub(crate) fn turned_front(
     used: usize,
     precision: Precision,
 ) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    if width == panel_width(isa) {
-        // SAFETY: `isa` is here.
-        return match isa {
-            Instructions::Portable => 0,
-            Instructions::Avx2 => unsafe { pack_avx2::turned_panel(words, data, extents, used, precision) },
-            _ => unsafe { pack_avx512::turned_panel(words, data, extents, used, precision) },
-        };
+    if width != panel_width(isa) {
+        return 0;
     }
+    // SAFETY: `isa` is here.
+    #[cfg(target_arch = "x86_64")]
+    let done = match isa {
+        Instructions::Portable => 0,
+        Instructions::Avx2 => unsafe { pack_avx2::turned_panel(words, data, extents, used, precision) },
+        _ => unsafe { pack_avx512::turned_panel(words, data, extents, used, precision) },
+    };
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (isa, words, width, data, extents, used, precision);
-    0
+    let (done, _) = (0, (words, data, extents, used, precision));
+    done
 }
 
 /// [`panel`] of a matrix whose columns are contiguous.
