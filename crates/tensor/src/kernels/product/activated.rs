@@ -7,8 +7,7 @@ use std::ops::Range;
 
 use super::prepare::Strip;
 use super::{
-    Half, Left, NARROW, Out, Panels, ROWS, Shared, Start, WIDEST, check, in_pieces, pack, parts_of, rows_by_panel,
-    words,
+    Half, Left, Out, Panels, ROWS, Shared, Start, WIDEST, check, in_pieces, pack, parts_of, rows_by_panel, words,
 };
 use crate::device::Device;
 use crate::instructions::Instructions;
@@ -77,20 +76,12 @@ pub(crate) fn product_and(
             // SAFETY: the row's columns lie inside `rows x b.cols` elements, and no other task has them.
             let place =
                 |matrix: Shared| unsafe { std::slice::from_raw_parts_mut(matrix.0.add(row * b.cols + col), cols) };
-            copy(place(out), &after[..cols]);
+            pack::copy(place(out), &after[..cols]);
             if let Some(slopes) = slopes {
-                copy(place(slopes), &before[..cols]);
+                pack::copy(place(slopes), &before[..cols]);
             }
         }
     });
-}
-
-/// Copies a row in pieces of a length that the compiler knows: a call would take longer than the row.
-#[inline(always)]
-fn copy(out: &mut [f32], row: &[f32]) {
-    let ((out, out_rest), (row, rest)) = (out.as_chunks_mut::<NARROW>(), row.as_chunks());
-    out.iter_mut().zip(row).for_each(|(out, row)| *out = *row);
-    out_rest.copy_from_slice(rest);
 }
 
 /// What [`product_narrow`] makes.

@@ -61,6 +61,14 @@ pub(super) fn fetch<const W: usize>(data: &[f32], at: usize) {
     let _ = (data, at);
 }
 
+/// Copies a row in pieces of a length that the compiler knows: a call would take longer than the row.
+#[inline(always)]
+pub(super) fn copy<T: Copy>(out: &mut [T], row: &[T]) {
+    let ((out, out_rest), (row, rest)) = (out.as_chunks_mut::<NARROW>(), row.as_chunks());
+    out.iter_mut().zip(row).for_each(|(out, row)| *out = *row);
+    out_rest.copy_from_slice(rest);
+}
+
 /// Rows of a transpose that are moved together.
 const TOGETHER: usize = 8;
 
@@ -104,12 +112,7 @@ pub(super) fn panel<const W: usize>(isa: Instructions, words: &mut [u32], b: Mat
             Precision::F32 => {
                 for (l, words) in words.chunks_exact_mut(W).enumerate() {
                     fetch::<W>(b.data, (l + AHEAD) * b.row_stride + col);
-                    // A copy of a length that the compiler knows is no call.
-                    let row: &[u32] = bytemuck::cast_slice(row(l));
-                    match (words.as_mut_array::<W>(), row.as_array::<W>()) {
-                        (Some(words), Some(row)) => *words = *row,
-                        _ => words[..cols].copy_from_slice(row),
-                    }
+                    copy(&mut words[..cols], bytemuck::cast_slice(row(l)));
                 }
             }
             Precision::Bf16 => {
