@@ -6,11 +6,10 @@
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 
 use super::pack_avx512::transpose;
-use super::x86::write;
-use super::{Block, Out, WIDEST};
+use super::{Block, Out, Start, WIDEST};
 
 /// Rows of a tile, and words in one of its rows.
 const TILE: usize = 16;
@@ -72,15 +71,63 @@ fn is_allowed() -> bool {
 /// As `portable::block`; AVX-512 and AMX must be here, and the process must be allowed to use it.
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(super) unsafe fn block(a: Block, panel: &[u32], out: Out) {
-    assert_eq!(a.step, 1, "a left operand for tiles");
+    assert!(a.step == 1 && (1..=WIDEST).contains(&out.cols), "operands for tiles");
+    let depth = panel.len() / WIDEST;
+    let (steps, rest) = (depth / TILE, depth % TILE);
+    // What is left of the depth goes as one more step, filled up with zeros.
+    let mut left = MaybeUninit::<Words<ROWS, TILE>>::uninit();
+    let mut right = MaybeUninit::<Words<TILE, WIDEST>>::uninit();
+    if rest > 0 {
+        let right = right.write(Words([[0; WIDEST]; TILE]));
+        right.0.as_flattened_mut()[..rest * WIDEST].copy_from_slice(&panel[steps * TILE * WIDEST..]);
+    }
+    let mut configured = 0;
     for first in (0..a.rows).step_by(ROWS) {
         let rows = (a.rows - first).min(ROWS);
-        // SAFETY: the caller's promise; `first + rows` is at most `a.rows`.
+        // A second tile without rows would be none: it does the first row again.
+        let second = if rows > TILE { TILE } else { 0 };
+        // SAFETY: the rows are `a`'s and `out`'s, the caller's promise; the rest of a row is `rest` words, and what lies beyond them
+        // is masked off.
         unsafe {
-            let out = Out { data: out.data.add(first * out.stride), ..out };
-            tiles((a.words.add(first * a.row), a.row, rows), panel, out);
+            if rest > 0 {
+                let mask = ((1u32 << rest) - 1) as u16;
+                for r in 0..rows {
+                    let words = a.words.add((first + r) * a.row + steps * TILE);
+                    let words = _mm512_maskz_loadu_epi32(mask, words.cast());
+                    _mm512_store_si512(left.as_mut_ptr().cast::<__m512i>().add(r), words);
+                }
+            }
+            let words = a.words.add(first * a.row);
+            let to = out.data.add(first * out.stride);
+            let step: *const u32 = if rest > 0 { left.as_ptr().cast() } else { std::ptr::null() };
+            let (from, from_row) = match out.start {
+                Start::Zero => (std::ptr::null(), 0),
+                Start::Sum => (to.cast_const(), out.stride),
+                // Every row of a tile is the same one.
+                Start::Bias(bias) => (bias.as_ptr(), 0),
+            };
+            let tiles = Tiles {
+                a: [words, words.add(second * a.row)],
+                a_row: 4 * a.row,
+                panel: panel.as_ptr(),
+                steps,
+                rest: [step, step.wrapping_add(second * TILE)],
+                rest_panel: right.as_ptr().cast(),
+                from: [from, from.wrapping_add(second * from_row)],
+                from_row: 4 * from_row,
+                out: [to, to.add(second * out.stride)],
+                out_row: 4 * out.stride,
+                wide: usize::from(out.cols > TILE),
+            };
+            if configured != rows {
+                Config::new(rows, out.cols).load();
+                configured = rows;
+            }
+            tiles.multiply();
         }
     }
+    // SAFETY: nothing is left in a tile.
+    unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
 /// Writes the columns of a panel as rows of `depth` words.
@@ -108,97 +155,166 @@ pub(super) unsafe fn turn(panel: &[u32], depth: usize, rows: &mut [u32]) {
     }
 }
 
-/// `rows` rows, 1 to 32 of them, by a panel.
-///
-/// # Safety
-/// `a` covers `rows` rows, `row` words apart, of as many words as `panel` has rows, and `out` as many rows of outputs; AVX-512
-/// and AMX are here.
-#[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn tiles((a, row, rows): (*const u32, usize, usize), panel: &[u32], out: Out) {
-    let depth = panel.len() / WIDEST;
-    let whole = depth / TILE;
-    // A second tile without rows would be none: it does the first row again, and what it gives is not read.
-    let (upper, lower) = (rows.min(TILE), rows.saturating_sub(TILE).max(1));
-    let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-    for (tile, rows) in [upper, upper, lower, lower, upper, lower, TILE, TILE].into_iter().enumerate() {
-        (config.row_bytes[tile], config.rows[tile]) = (4 * TILE as u16, rows as u8);
-    }
-    // What is left of the depth goes as one more step, filled up with zeros.
-    let rest = depth - whole * TILE;
-    let (mut left, mut right) =
-        (MaybeUninit::<Words<ROWS, TILE>>::uninit(), MaybeUninit::<Words<TILE, WIDEST>>::uninit());
-    if rest > 0 {
-        let left = left.write(Words([[0; TILE]; ROWS]));
-        for (r, words) in left.0.iter_mut().enumerate().take(rows) {
-            // SAFETY: the row's words from `whole * 16` on.
-            words[..rest].copy_from_slice(unsafe { std::slice::from_raw_parts(a.add(r * row + whole * TILE), rest) });
+/// Up to 32 rows by a panel, as the assembly reads it: two tiles of rows, distances in bytes.
+#[repr(C)]
+struct Tiles {
+    a: [*const u32; 2],
+    a_row: usize,
+    panel: *const u32,
+    /// Steps of 16 words of depth.
+    steps: usize,
+    /// One step more, and its rows of the panel; null if there is none.
+    rest: [*const u32; 2],
+    rest_panel: *const u32,
+    /// What the sums begin with; null if with zero.
+    from: [*const f32; 2],
+    from_row: usize,
+    out: [*mut f32; 2],
+    out_row: usize,
+    /// Whether more than half of the panel's columns are wanted.
+    wide: usize,
+}
+
+impl Config {
+    /// For up to 32 rows by up to 32 columns.
+    fn new(rows: usize, cols: usize) -> Config {
+        let (upper, lower) = (rows.min(TILE), rows.saturating_sub(TILE).max(1));
+        let (left, right) = (cols.min(TILE), cols.saturating_sub(TILE).max(1));
+        let tiles = [
+            (upper, left),
+            (upper, right),
+            (lower, left),
+            (lower, right),
+            (upper, TILE),
+            (lower, TILE),
+            (TILE, left),
+            (TILE, right),
+        ];
+        let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        for (tile, (rows, cols)) in tiles.into_iter().enumerate() {
+            (config.rows[tile], config.row_bytes[tile]) = (rows as u8, 4 * cols as u16);
         }
-        let right = right.write(Words([[0; WIDEST]; TILE]));
-        right.0.as_flattened_mut()[..rest * WIDEST].copy_from_slice(&panel[whole * TILE * WIDEST..]);
+        config
     }
-    let mut sums = MaybeUninit::<Words<ROWS, WIDEST>>::uninit();
-    let second = if rows > TILE { a.wrapping_add(TILE * row) } else { a };
-    // SAFETY: the tiles of `a` have `upper` and `lower` rows, those of the panel 16, of 64 bytes each, `whole` times; then
-    // come the rests, if there are any, which have 32 and 16 rows. The sums have 32 rows of 128 bytes. Nothing else is touched, and the tiles
-    // are given back.
-    unsafe {
-        asm!(
-            "ldtilecfg [{config}]",
-            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-            "test {steps}, {steps}",
-            "jz 3f",
-            "2:",
-            "tileloadd tmm4, [{a} + {a_row}*1]",
-            "tileloadd tmm6, [{b} + {wide}*1]",
-            "tileloadd tmm7, [{b} + {wide}*1 + 64]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm5, [{second} + {a_row}*1]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {a}, 64",
-            "add {second}, 64",
-            "add {b}, 2048",
-            "dec {steps}",
-            "jnz 2b",
-            "3:",
-            "test {rest}, {rest}",
-            "jz 4f",
-            "tileloadd tmm4, [{left} + {narrow}*1]",
-            "tileloadd tmm5, [{left} + {narrow}*1 + 1024]",
-            "tileloadd tmm6, [{right} + {wide}*1]",
-            "tileloadd tmm7, [{right} + {wide}*1 + 64]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "4:",
-            "tilestored [{sums} + {wide}*1], tmm0",
-            "tilestored [{sums} + {wide}*1 + 64], tmm1",
-            "tilestored [{sums} + {wide}*1 + 2048], tmm2",
-            "tilestored [{sums} + {wide}*1 + 2112], tmm3",
-            "tilerelease",
-            config = in(reg) &raw const config,
-            steps = inout(reg) whole => _,
-            a = inout(reg) a => _,
-            second = inout(reg) second => _,
-            a_row = in(reg) 4 * row,
-            b = inout(reg) panel.as_ptr() => _,
-            wide = in(reg) 4 * WIDEST,
-            narrow = in(reg) 4 * TILE,
-            rest = in(reg) rest,
-            left = in(reg) &raw const left,
-            right = in(reg) &raw const right,
-            sums = in(reg) sums.as_mut_ptr(),
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-        let sums: *const f32 = sums.as_ptr().cast();
-        for r in 0..rows {
-            let row = sums.add(r * WIDEST);
-            let row = [_mm512_load_ps(row), _mm512_load_ps(row.add(TILE))];
-            write([row], Out { data: out.data.add(r * out.stride), ..out });
+
+    /// Makes it this thread's.
+    ///
+    /// # Safety
+    /// AMX is here.
+    unsafe fn load(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) self, options(nostack, readonly)) };
+    }
+}
+
+impl Tiles {
+    /// The product. Sums are in tiles 0 to 3, rows of the left operand in 4 and 5, halves of the panel's in 6 and 7.
+    ///
+    /// # Safety
+    /// The pointers are to as many rows and columns as the configuration of this thread's tiles says, of which two tiles of
+    /// outputs may be the same; the rest is whole tiles.
+    unsafe fn multiply(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "mov {p}, [{tiles} + {FROM}]",
+                "test {p}, {p}",
+                "jz 2f",
+                "mov {q}, [{tiles} + {FROM} + 8]",
+                "mov {row}, [{tiles} + {FROM_ROW}]",
+                "tileloadd tmm0, [{p} + {row}*1]",
+                "tileloadd tmm2, [{q} + {row}*1]",
+                "test {wide}, {wide}",
+                "jz 2f",
+                "tileloadd tmm1, [{p} + {row}*1 + 64]",
+                "tileloadd tmm3, [{q} + {row}*1 + 64]",
+                "2:",
+                "mov {p}, [{tiles} + {A}]",
+                "mov {q}, [{tiles} + {A} + 8]",
+                "mov {row}, [{tiles} + {A_ROW}]",
+                "mov {panel}, [{tiles} + {PANEL}]",
+                "mov {steps}, [{tiles} + {STEPS}]",
+                "test {steps}, {steps}",
+                "jz 5f",
+                "3:",
+                "test {wide}, {wide}",
+                "jz 4f",
+                // All columns.
+                ".p2align 4",
+                "22:",
+                "tileloadd tmm4, [{p} + {row}*1]",
+                "tileloadd tmm6, [{panel} + {panel_row}*1]",
+                "tileloadd tmm7, [{panel} + {panel_row}*1 + 64]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{q} + {row}*1]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {p}, 64",
+                "add {q}, 64",
+                "add {panel}, {STEP}",
+                "dec {steps}",
+                "jnz 22b",
+                "jmp 5f",
+                // At most half of them.
+                "4:",
+                "tileloadd tmm4, [{p} + {row}*1]",
+                "tileloadd tmm6, [{panel} + {panel_row}*1]",
+                "tileloadd tmm5, [{q} + {row}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "add {p}, 64",
+                "add {q}, 64",
+                "add {panel}, {STEP}",
+                "dec {steps}",
+                "jnz 4b",
+                // The rest is one step more.
+                "5:",
+                "test {rest}, {rest}",
+                "jz 6f",
+                "mov {p}, {rest}",
+                "mov {q}, [{tiles} + {REST} + 8]",
+                "mov {row:e}, 64",
+                "mov {panel}, [{tiles} + {REST_PANEL}]",
+                "mov {steps:e}, 1",
+                "xor {rest:e}, {rest:e}",
+                "jmp 3b",
+                "6:",
+                "mov {p}, [{tiles} + {OUT}]",
+                "mov {q}, [{tiles} + {OUT} + 8]",
+                "mov {row}, [{tiles} + {OUT_ROW}]",
+                "tilestored [{p} + {row}*1], tmm0",
+                "tilestored [{q} + {row}*1], tmm2",
+                "test {wide}, {wide}",
+                "jz 7f",
+                "tilestored [{p} + {row}*1 + 64], tmm1",
+                "tilestored [{q} + {row}*1 + 64], tmm3",
+                "7:",
+                tiles = in(reg) self,
+                wide = in(reg) self.wide,
+                rest = inout(reg) self.rest[0] => _,
+                panel_row = in(reg) 4 * WIDEST,
+                p = out(reg) _,
+                q = out(reg) _,
+                row = out(reg) _,
+                panel = out(reg) _,
+                steps = out(reg) _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                A = const offset_of!(Tiles, a),
+                A_ROW = const offset_of!(Tiles, a_row),
+                PANEL = const offset_of!(Tiles, panel),
+                STEPS = const offset_of!(Tiles, steps),
+                REST = const offset_of!(Tiles, rest),
+                REST_PANEL = const offset_of!(Tiles, rest_panel),
+                FROM = const offset_of!(Tiles, from),
+                FROM_ROW = const offset_of!(Tiles, from_row),
+                OUT = const offset_of!(Tiles, out),
+                OUT_ROW = const offset_of!(Tiles, out_row),
+                STEP = const 4 * TILE * WIDEST,
+                options(nostack),
+            );
         }
     }
 }
@@ -208,13 +324,7 @@ unsafe fn tiles((a, row, rows): (*const u32, usize, usize), panel: &[u32], out: 
 /// # Safety
 /// AMX must be here, and the process must be allowed to use it.
 pub(crate) unsafe fn burst(times: u64) -> u64 {
-    let config = Config {
-        palette: 1,
-        start_row: 0,
-        reserved: [0; 14],
-        row_bytes: std::array::from_fn(|tile| if tile < 8 { 4 * TILE as u16 } else { 0 }),
-        rows: std::array::from_fn(|tile| if tile < 8 { TILE as u8 } else { 0 }),
-    };
+    let config = Config::new(ROWS, WIDEST);
     // SAFETY: the caller's promise; the tiles are given back.
     unsafe {
         asm!(

@@ -65,7 +65,7 @@ by_rows!(#[target_feature(enable = "avx2,fma")] avx2_bf16, tile_avx2_bf16, NARRO
 /// As [`block`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn write<const R: usize, const H: usize>(sums: [[__m512; H]; R], out: Out) {
+unsafe fn write<const R: usize, const H: usize>(sums: [[__m512; H]; R], out: Out) {
     // SAFETY: the caller's promise; lanes beyond `out.cols` are masked off.
     unsafe {
         // Stores under a mask are slow on some processors, so whole panels do without.
