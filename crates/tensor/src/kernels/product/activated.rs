@@ -32,7 +32,7 @@ fn activated(
     assert!(!matches!(a, Left::Turned(_)), "a function is applied to products whose left operand lies in rows");
     device.count(b.operations(a));
     let isa = Instructions::current();
-    in_pieces(a, b, |rows, panels| {
+    in_pieces(a, b, b.depth, |rows, panels| {
         let (mut before, mut after) = (Outputs([0.0; ROWS * WIDEST]), Outputs([0.0; ROWS * WIDEST]));
         for panel in panels {
             let (col, cols) = b.columns(panel);

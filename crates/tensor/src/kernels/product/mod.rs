@@ -301,7 +301,23 @@ fn product_by(device: &Device, isa: Instructions, out: &mut [f32], start: Start,
     #[cfg(not(target_arch = "x86_64"))]
     let _ = device;
     let shared = Shared(out.as_mut_ptr());
-    in_pieces(a, b, |rows, panels| rows_by_panels(isa, shared, start, a, b, rows, panels));
+    // Part by part over all of the output: of a deep operand few columns would be near at a time, and the other one would be
+    // fetched from memory again for every few of them.
+    for part in parts_of(b.depth) {
+        in_pieces(a, b, part.len(), |rows, panels| {
+            let whole = shared;
+            for panel in panels {
+                let (col, cols) = b.columns(panel);
+                // SAFETY: the rows begin inside the output, whose extents were checked, and no other task has them and these
+                // columns; `isa` is here.
+                unsafe {
+                    let data = whole.0.add(rows.start * b.cols + col);
+                    let out = Out { data, stride: b.cols, cols, start: start.of((col, cols), part.start) };
+                    rows_by_panel(isa, a, b, rows.clone(), panel, part.clone(), out);
+                }
+            }
+        });
+    }
 }
 
 /// Fails where the operands do not fit.
@@ -316,16 +332,16 @@ fn check(isa: Instructions, a: Left, b: &Panels, start: Start) {
     }
 }
 
-/// Cuts a product into chunks of rows by ranges of panels, and calls `task` for each.
+/// Cuts a product over `depth` words of inner extent into chunks of rows by ranges of panels, and calls `task` for each.
 ///
 /// A thread passes its own columns of the right operand by all the rows, no more of them at a time than its cache holds. They
 /// are the columns that it has of the next products too, and whose heads it has in attention.
-fn in_pieces(a: Left, b: &Panels, task: impl Fn(Range<usize>, Range<usize>) + Sync) {
+fn in_pieces(a: Left, b: &Panels, depth: usize, task: impl Fn(Range<usize>, Range<usize>) + Sync) {
     let (rows, inner, _) = a.extents();
     let panels = b.count();
     let chunks = rows.div_ceil(ROWS);
     let threads = if rows * b.cols * inner >= PARALLEL { current_num_threads() } else { 1 };
-    let size = size_of_val(b.words());
+    let size = size_of::<u32>() * panels * b.width * depth;
     // And enough pieces that no thread waits long for the last one.
     let wanted = if threads > 1 { (8 * threads).div_ceil(chunks) } else { 1 };
     let groups = size.div_ceil(NEAR).max(wanted).next_multiple_of(threads).clamp(1, panels);
@@ -354,29 +370,6 @@ fn in_pieces(a: Left, b: &Panels, task: impl Fn(Range<usize>, Range<usize>) + Sy
 fn parts_of(depth: usize) -> impl Iterator<Item = Range<usize>> {
     let most = depth.max(1).div_ceil(depth.max(1).div_ceil(DEPTH));
     (0..depth.max(1)).step_by(most).map(move |from| from..(from + most).min(depth))
-}
-
-/// A chunk of rows by a range of panels.
-fn rows_by_panels(
-    isa: Instructions,
-    out: Shared,
-    start: Start,
-    a: Left,
-    b: &Panels,
-    rows: Range<usize>,
-    panels: Range<usize>,
-) {
-    for part in parts_of(b.depth) {
-        for panel in panels.clone() {
-            let (col, cols) = b.columns(panel);
-            // SAFETY: `product_by` checked the extents; the rows begin inside `out`, and no other task has them and these
-            // columns.
-            let data = unsafe { out.0.add(rows.start * b.cols + col) };
-            let out = Out { data, stride: b.cols, cols, start: start.of((col, cols), part.start) };
-            // SAFETY: as above, and `isa` is here.
-            unsafe { rows_by_panel(isa, a, b, rows.clone(), panel, part.clone(), out) };
-        }
-    }
 }
 
 /// A chunk of rows by a panel, over a part of the inner extent.
