@@ -2,12 +2,13 @@
 //! of the data and the tokenizer what is there; it reads no weights.
 
 mod estimate;
+mod rate;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use luthier_models::{Checkpoint, family, read_config};
-use luthier_nn::{Cost, Entry, Head, Plan, Role, Spec};
+use luthier_nn::{Cost, Entry, Extent, Head, Plan, Role, Site, Spec};
 use luthier_objectives::ObjectiveConfig;
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -17,6 +18,7 @@ use crate::plan_stage::plan_stage;
 use crate::recipe::{Recipe, Stage};
 use crate::run::max_length;
 pub use estimate::{Count, Known, Texts};
+pub use rate::Block;
 
 /// What a recipe would do.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -117,12 +119,12 @@ pub struct Step {
     pub seconds: Option<f64>,
 }
 
-/// What a recipe would do. `speed` is what the machine reaches in matrix products, in operations a second, if that was
-/// measured: times follow from it.
+/// What a recipe would do. `rate` says how many operations a second the machine does in a block of a stage's shape, if that is
+/// to be measured ([`Block::measure`]): times follow from it.
 ///
 /// # Errors
 /// A model directory without a right `config.json`; methods that do not fit the network; data that is there and broken.
-pub fn explain(recipe: &Recipe, speed: Option<f64>) -> Result<PlanReport> {
+pub fn explain(recipe: &Recipe, rate: &dyn Fn(Block) -> Option<f64>) -> Result<PlanReport> {
     let (model, config, weights) = read_model(recipe)?;
     let weights = weights.as_ref();
     let mut report =
@@ -130,7 +132,7 @@ pub fn explain(recipe: &Recipe, speed: Option<f64>) -> Result<PlanReport> {
     let folder = recipe.model.path.as_deref();
     for stage in &recipe.stage {
         let (spec, planned) =
-            explain_stage(stage, &config, weights, folder, speed).map_err(|error| error.in_stage(&stage.name))?;
+            explain_stage(stage, &config, weights, folder, rate).map_err(|error| error.in_stage(&stage.name))?;
         (report.layers, report.width) = (spec.layers, spec.width);
         report.stages.push(planned);
     }
@@ -158,7 +160,7 @@ fn explain_stage(
     config: &Json,
     weights: Option<&Checkpoint>,
     folder: Option<&Path>,
-    speed: Option<f64>,
+    rate: &dyn Fn(Block) -> Option<f64>,
 ) -> Result<(Arc<Spec>, StagePlan)> {
     let most = max_length(stage, config)?;
     let facts = estimate::facts(stage, config, folder, most)?;
@@ -190,7 +192,13 @@ fn explain_stage(
     let activations = part.activation_bytes;
     let memory =
         Memory { weights, gradients, optimizer, activations, total: weights + gradients + optimizer + activations };
-    let per_step = speed.filter(|speed| *speed > 0.0).map(|speed| (whole.forward + whole.backward) as f64 / speed);
+    let block = Block {
+        precision: stage.train.precision.into(),
+        tokens: (at_once * length) as usize,
+        width: spec.width,
+        inner: inner(&spec),
+    };
+    let per_step = rate(block).map(|rate| (whole.forward + whole.backward) as f64 / rate);
     let per_epoch = facts.texts.examples.map(|known| known.count.div_ceil(batch));
     let epochs = stage.train.epochs.unwrap_or_default();
     let steps = stage.train.steps.or(per_epoch.map(|steps| (epochs * steps as f64).ceil() as u64));
@@ -217,6 +225,15 @@ fn explain_stage(
         seconds: per_step.zip(steps).map(|(seconds, steps)| seconds * steps as f64),
     };
     Ok((spec, planned))
+}
+
+/// The width inside a feed-forward block.
+fn inner(spec: &Spec) -> usize {
+    let outputs = |site: &Site| match site.extent {
+        Extent::Linear { outputs, .. } if site.role == Role::Up => Some(outputs),
+        _ => None,
+    };
+    spec.sites.iter().find_map(outputs).unwrap_or(4 * spec.width)
 }
 
 /// A row for each role of the network and of what methods added, in the order of the forward pass.

@@ -56,7 +56,7 @@ pub fn run(resolved: &Resolved, options: &Options, watch: &Watch, emit: &mut dyn
     let device = Device::cpu();
     if recipe.stage.len() > 1 {
         // What can be known of a later stage's mistakes should not wait for the earlier ones.
-        crate::explain::explain(recipe, None)?;
+        crate::explain::explain(recipe, &|_| None)?;
     }
     make_dir(&options.out)?;
     let base_dir = base_model(recipe, &options.out, &device)?;

@@ -1,5 +1,7 @@
 //! `luthier plan`.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use luthier_train::explain::explain;
 use luthier_train::parse::Source;
@@ -11,7 +13,9 @@ use crate::screen::Screen;
 /// Shows what a recipe would do.
 pub(crate) fn plan(arguments: &Recipe, screen: Screen) -> Result<()> {
     let resolved = Source::read(&arguments.recipe, &arguments.sets())?;
-    let report = explain(&resolved.recipe, None)?;
+    let start = Instant::now();
+    let clock = || start.elapsed().as_secs_f64();
+    let report = explain(&resolved.recipe, &|block| block.measure(&clock).ok())?;
     if screen.json {
         return screen.document(&report);
     }
