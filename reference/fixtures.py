@@ -94,8 +94,8 @@ def make_classify():
     )
 
 
-def make_mlm():
-    """Full fine-tuning on masked tokens: mlm.safetensors."""
+def masked_batch():
+    """The batch with every third word piece hidden, its labels, and the hidden places."""
     tokenizer = AutoTokenizer.from_pretrained(BERT)
     batch = encode(tokenizer)
     del batch["labels"]
@@ -103,17 +103,35 @@ def make_mlm():
     chosen = ~special & (torch.arange(special.numel()).reshape(special.shape) % MASK_EVERY == 1)
     labels = batch["input_ids"].masked_fill(~chosen, -100)
     batch["input_ids"] = batch["input_ids"].masked_fill(chosen, tokenizer.mask_token_id)
+    return batch, labels, chosen
+
+
+def make_mlm():
+    """Full fine-tuning on masked tokens, with the word embedding as the decoder and with one of its own: mlm.safetensors
+    and untied.safetensors."""
+    batch, labels, chosen = masked_batch()
     mask = batch["attention_mask"]
     positions = pack(chosen, mask).nonzero()[:, 0]
-    model = BertForMaskedLM.from_pretrained(BERT, attn_implementation="eager", dtype=torch.float32)
+    start = packed_batch(batch) | {"positions": positions.int(), "targets": labels[chosen].int()}
 
     def forward(model):
         output = model(**batch, labels=labels)
         return output.loss, {"logits": pack(output.logits, mask)[positions]}
 
-    found = record(model, forward, lambda m: dict(m.named_parameters()), learning_rate=1e-3, weight_decay=0.01)
-    start = packed_batch(batch) | {"positions": positions.int(), "targets": labels[chosen].int()}
+    def load(**options):
+        return BertForMaskedLM.from_pretrained(BERT, attn_implementation="eager", dtype=torch.float32, **options)
+
+    found = record(load(), forward, lambda m: dict(m.named_parameters()), learning_rate=1e-3, weight_decay=0.01)
     save(start | found, BERT / "mlm.safetensors")
+
+    model = load(tie_word_embeddings=False)
+    decoder = [(f"cls.predictions.decoder.{name}", p) for name, p in model.cls.predictions.decoder.named_parameters()]
+    randomise(decoder, 0.3, seed=7)
+    # The bias beside the decoder's own has no part in it.
+    used = lambda m: {name: p for name, p in m.named_parameters() if name != "cls.predictions.bias"}
+    weights = {f"weight.{name}": p.detach().clone() for name, p in decoder}
+    found = record(model, forward, used, learning_rate=1e-3, weight_decay=0.01)
+    save(start | weights | found, BERT / "untied.safetensors")
 
 
 def make_lora():

@@ -91,26 +91,29 @@ fn kind(schema: &Value) -> Option<Kind> {
     Some(Kind { name, summary: summary.to_owned(), paper: None, link: None, keys })
 }
 
-/// Paper and link of every method and stabiliser. A recipe that names them all makes them.
+/// Paper and link of every kind. A recipe that names them all makes them: a stage for each objective.
 fn sources(groups: &[Group]) -> Result<BTreeMap<String, (&'static str, &'static str)>> {
-    let named = |key: &str| -> Value {
+    let named = |key: &str| -> Vec<Value> {
         let kinds = groups.iter().filter(|group| group.key == key).flat_map(|group| &group.kinds);
         kinds.map(|kind| json!({ "kind": kind.name })).collect()
     };
-    let recipe: Recipe = serde_json::from_value(json!({
-        "model": {},
-        "stage": [{
+    let stage = |objective: Value| {
+        json!({
             "name": "all",
-            "objective": {"kind": "classify"},
+            "objective": objective,
             "data": {"train": ""},
             "method": named("method"),
             "stabilise": named("stabilise"),
-        }],
-    }))?;
+        })
+    };
+    let stages: Vec<Value> = named("objective").into_iter().map(stage).collect();
+    let recipe: Recipe = serde_json::from_value(json!({ "model": {}, "stage": stages }))?;
     let mut sources = BTreeMap::new();
     for stage in &recipe.stage {
+        let objective = (stage.objective.kind(), stage.objective.get().about());
         let methods = stage.method.iter().map(|method| (method.kind(), method.get().about()));
-        for (kind, about) in methods.chain(stage.stabilise.iter().map(|one| (one.kind(), one.get().about()))) {
+        let stabilisers = stage.stabilise.iter().map(|one| (one.kind(), one.get().about()));
+        for (kind, about) in methods.chain(stabilisers).chain([objective]) {
             sources.insert(kind.to_owned(), (about.paper, about.link));
         }
     }
@@ -131,6 +134,7 @@ mod tests {
         for kind in groups.iter().flat_map(|group| &group.kinds) {
             assert!(!kind.summary.is_empty() && !kind.summary.contains("kind ="), "{kind:?}");
             assert!(kind.keys.iter().all(|key| !key.meaning.is_empty()), "{kind:?}");
+            assert!(kind.paper.is_some() && kind.link.is_some(), "{kind:?}");
         }
         let lora = groups[1].kinds.iter().find(|kind| kind.name == "lora").expect("lora is a method");
         assert_eq!(lora.paper.as_deref(), Some("Hu et al. 2022"));

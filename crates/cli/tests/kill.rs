@@ -95,3 +95,22 @@ fn killed_at_twenty_instants() {
     assert!(status.success(), "the last resume failed");
     assert!(weights(&out) == weights(&undisturbed), "the weights differ from those of an undisturbed run");
 }
+
+#[test]
+fn a_run_that_goes_on_with_other_instructions_says_so() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (recipe, cache, out) = (recipe(dir.path()), dir.path().join("cache"), dir.path().join("moved"));
+    let events = || std::fs::read_to_string(out.join("events.jsonl")).unwrap_or_default();
+    let mut child = luthier(&recipe, &out, &cache).env("LUTHIER_INSTRUCTIONS", "portable").spawn().expect("it starts");
+    // The first checkpoint is that of step 7.
+    while events().matches("\"event\":\"step\"").count() < 9 && child.try_wait().expect("a child of ours").is_none() {
+        sleep(Duration::from_millis(2));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    assert!(!events().contains("goes on with"), "a run that has only begun says it goes on");
+    assert!(luthier(&recipe, &out, &cache).status().expect("it starts").success());
+    let expected = luthier_train::Instructions::current() != luthier_train::Instructions::Portable;
+    let said = events().contains("the run began with the instructions portable and goes on with");
+    assert_eq!(said, expected, "{}", events().lines().take(3).collect::<Vec<_>>().join("\n"));
+}

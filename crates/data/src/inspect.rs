@@ -25,6 +25,8 @@ pub struct Report {
     /// The most tokens of a text, special tokens included, that "overlong" is measured against; none where texts are packed
     /// into blocks, so that none is too long.
     pub max_length: Option<usize>,
+    /// What happens to such a text.
+    pub on_overlong: Overlong,
     /// Each set.
     pub sets: Vec<SetReport>,
     /// Each label of any set; none if there are no labels.
@@ -58,8 +60,8 @@ pub struct SetReport {
     pub histogram: Vec<Bin>,
     /// Texts longer than `max_length`.
     pub overlong: usize,
-    /// Tokens that cutting these texts takes.
-    pub tokens_cut: u64,
+    /// Tokens that are lost with them: those beyond the limit where texts are cut, all of theirs where they are left out.
+    pub tokens_lost: u64,
     /// Texts of nothing or blanks.
     pub empty: usize,
     /// The first few of them, as `file:line`.
@@ -112,21 +114,21 @@ pub struct Sample {
     pub text: String,
     /// Its label.
     pub label: Option<String>,
-    /// Its tokens, parted by spaces, after any cut.
+    /// Its tokens, parted by spaces, as far as the model takes them.
     pub tokens: String,
-    /// Whether it was cut.
-    pub cut: bool,
+    /// Whether there are more of them than that.
+    pub overlong: bool,
 }
 
 /// Reports on sets of examples, the training set first.
 ///
 /// # Errors
 /// A text that the tokenizer refuses, or a length that leaves no room for text.
-pub fn inspect(sets: &[Set<'_>], tokenizer: &Tokenizer, max_length: Option<usize>) -> Result<Report> {
+pub fn inspect(sets: &[Set<'_>], tokenizer: &Tokenizer, limit: Option<EncodeOptions>) -> Result<Report> {
     let indices: Vec<Index<'_>> = sets.iter().map(|set| Index::new(set.examples, set.source)).collect();
     let mut reports = Vec::with_capacity(sets.len());
     for (set, index) in sets.iter().zip(&indices) {
-        reports.push(report(set, &tokenizer.lengths(set.examples, set.source)?, max_length, index.duplicates()));
+        reports.push(report(set, &tokenizer.lengths(set.examples, set.source)?, limit, index.duplicates()));
     }
     let mut leakage = Vec::new();
     for (j, later) in sets.iter().enumerate() {
@@ -139,20 +141,26 @@ pub fn inspect(sets: &[Set<'_>], tokenizer: &Tokenizer, max_length: Option<usize
     let of_training = |count: u64| move |label: &&LabelReport| label.counts.first() == Some(&count);
     let names = |labels: Vec<&LabelReport>| labels.into_iter().map(|label| label.name.clone()).collect();
     Ok(Report {
-        max_length,
+        max_length: limit.map(|limit| limit.max_length),
+        on_overlong: limit.map(|limit| limit.on_overlong).unwrap_or_default(),
         sets: reports,
         single_example_labels: names(labels.iter().filter(of_training(1)).collect()),
         unseen_labels: names(labels.iter().filter(of_training(0)).collect()),
         lookalike_labels: lookalikes(&labels),
         labels,
         leakage,
-        samples: sets.first().map_or_else(|| Ok(Vec::new()), |set| samples(set, tokenizer, max_length))?,
+        samples: sets.first().map_or_else(|| Ok(Vec::new()), |set| samples(set, tokenizer, limit))?,
     })
 }
 
-fn report(set: &Set<'_>, lengths: &[u32], max_length: Option<usize>, duplicates: Duplicates) -> SetReport {
+fn report(set: &Set<'_>, lengths: &[u32], limit: Option<EncodeOptions>, duplicates: Duplicates) -> SetReport {
     let empty: Vec<&Example> = set.examples.iter().filter(|example| is_empty(example)).collect();
-    let excess = |&length: &u32| (length as usize).checked_sub(max_length?).filter(|&excess| excess > 0);
+    // The tokens that are lost of a text that is too long.
+    let lost = |&length: &u32| {
+        let limit = limit.filter(|limit| length as usize > limit.max_length)?;
+        let kept = if limit.on_overlong == Overlong::Truncate { limit.max_length } else { 0 };
+        Some((length as usize - kept) as u64)
+    };
     SetReport {
         name: set.name.to_string(),
         source: set.source.display().to_string(),
@@ -160,8 +168,8 @@ fn report(set: &Set<'_>, lengths: &[u32], max_length: Option<usize>, duplicates:
         tokens: lengths.iter().map(|&length| u64::from(length)).sum(),
         lengths: quantiles(lengths),
         histogram: histogram(lengths),
-        overlong: lengths.iter().filter_map(excess).count(),
-        tokens_cut: lengths.iter().filter_map(excess).map(|excess| excess as u64).sum(),
+        overlong: lengths.iter().filter_map(lost).count(),
+        tokens_lost: lengths.iter().filter_map(lost).sum(),
         empty: empty.len(),
         empty_at: empty.iter().take(NAMED).map(|example| place(set, example)).collect(),
         duplicates,
@@ -219,12 +227,12 @@ fn lookalikes(labels: &[LabelReport]) -> Vec<Vec<String>> {
 }
 
 /// The first, the middle and the last example.
-fn samples(set: &Set<'_>, tokenizer: &Tokenizer, max_length: Option<usize>) -> Result<Vec<Sample>> {
+fn samples(set: &Set<'_>, tokenizer: &Tokenizer, limit: Option<EncodeOptions>) -> Result<Vec<Sample>> {
     let n = set.examples.len();
     let mut rows = vec![0, n / 2, n.saturating_sub(1)];
     rows.dedup();
     let chosen: Vec<Example> = rows.into_iter().filter_map(|row| set.examples.get(row).cloned()).collect();
-    let max_length = max_length.unwrap_or(u32::MAX as usize);
+    let max_length = limit.map_or(u32::MAX as usize, |limit| limit.max_length);
     let options = EncodeOptions { max_length, on_overlong: Overlong::Truncate };
     let encoded = tokenizer.encode_all(&chosen, set.source, options)?;
     let sample = |(i, example): (usize, &Example)| Sample {
@@ -232,7 +240,7 @@ fn samples(set: &Set<'_>, tokenizer: &Tokenizer, max_length: Option<usize>) -> R
         text: shown(example),
         label: example.label.clone(),
         tokens: tokenizer.readable(encoded.corpus.ids(i)),
-        cut: encoded.truncated.contains(&(i as u32)),
+        overlong: encoded.truncated.contains(&(i as u32)),
     };
     Ok(chosen.iter().enumerate().map(sample).collect())
 }
@@ -272,12 +280,15 @@ mod tests {
             Set { name: "test", source: Path::new("test.csv"), examples: &test },
         ];
         let packed = inspect(&sets, &tokenizer, None)?;
-        assert!(packed.sets.iter().all(|set| (set.overlong, set.tokens_cut) == (0, 0)));
-        assert!(packed.samples.iter().all(|sample| !sample.cut));
-        let report = inspect(&sets, &tokenizer, Some(5))?;
+        assert!(packed.sets.iter().all(|set| (set.overlong, set.tokens_lost) == (0, 0)));
+        assert!(packed.samples.iter().all(|sample| !sample.overlong));
+        let limit = |on_overlong| Some(EncodeOptions { max_length: 5, on_overlong });
+        let dropped = inspect(&sets, &tokenizer, limit(Overlong::Drop))?;
+        assert_eq!((dropped.sets[0].overlong, dropped.sets[0].tokens_lost), (1, 8));
+        let report = inspect(&sets, &tokenizer, limit(Overlong::Truncate))?;
         let [first, second] = &report.sets[..] else { panic!("two sets go in") };
         // 8, 4, 2 and 4 tokens.
-        assert_eq!((first.examples, first.tokens, first.overlong, first.tokens_cut), (4, 18, 1, 3));
+        assert_eq!((first.examples, first.tokens, first.overlong, first.tokens_lost), (4, 18, 1, 3));
         assert_eq!((first.empty, first.empty_at.as_slice()), (1, ["train.csv:4".to_string()].as_slice()));
         assert_eq!((second.tokens, second.overlong), (8, 0));
         assert_eq!(report.labels[1], LabelReport { name: "a".into(), counts: vec![3, 0] });
@@ -286,7 +297,7 @@ mod tests {
         assert_eq!(report.lookalike_labels, [["B", "b"]]);
         assert_eq!((report.leakage.len(), report.leakage[0].rows, report.leakage[0].conflicting), (1, 1, 1));
         assert_eq!(report.samples[0].tokens, "[CLS] the cat sat [SEP]");
-        assert!(report.samples[0].cut && !report.samples[2].cut);
+        assert!(report.samples[0].overlong && !report.samples[2].overlong);
         assert!(serde_json::to_string(&report).is_ok_and(|json| json.contains("\"single_example_labels\":[\"B\"]")));
         Ok(())
     }

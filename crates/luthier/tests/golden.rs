@@ -13,7 +13,7 @@ use std::sync::Arc;
 use luthier::nn::{Head, Mode, Network, Params, Plan, Score, Select, Tensor, Var};
 use luthier::tuning::Method;
 use support::golden::Golden;
-use support::{Bench, Classify, MaskedLm, Rate, distance, exempt_biases_and_norms, open};
+use support::{Bench, Classify, MaskedLm, Rate, build, distance, exempt_biases_and_norms, fixture, open};
 
 const TOLERANCE: f64 = 1e-4;
 
@@ -113,6 +113,24 @@ fn bert_fills_masks_as_transformers_does() {
     let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as u32;
     let expected: Vec<u32> = golden.floats("logits").chunks(115).map(best).collect();
     assert_eq!(predictions, expected);
+    ten_steps(&mut bench, &golden, Rate { learning_rate: 1e-3, weight_decay: 0.01 }, &str::to_owned);
+}
+
+/// Seen to fail with the word embedding in the decoder's place.
+#[test]
+fn bert_fills_masks_with_a_decoder_of_its_own_as_transformers_does() {
+    let golden = Golden::open("bert-tiny/untied.safetensors");
+    let mut config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(fixture("bert-tiny").join("config.json")).unwrap()).unwrap();
+    config["tie_word_embeddings"] = false.into();
+    let network = build(&config, Head::MaskedLm);
+    let (_, mut params) = open("bert-tiny", Head::MaskedLm);
+    params.remove("cls.predictions.bias");
+    insert(&mut params, golden.under("weight."), &str::to_owned);
+    let mut plan = Plan::new(network.spec().clone().into());
+    plan.train(&Select::all()).unwrap();
+    exempt_biases_and_norms(&mut plan);
+    let mut bench = Bench::new(network, Arc::new(MaskedLm), plan, params, 1);
     ten_steps(&mut bench, &golden, Rate { learning_rate: 1e-3, weight_decay: 0.01 }, &str::to_owned);
 }
 

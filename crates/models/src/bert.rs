@@ -48,6 +48,9 @@ struct Config {
     position_embedding_type: String,
     #[serde(default)]
     is_decoder: bool,
+    /// Whether the language model's projection is the word embedding.
+    #[serde(default = "yes")]
+    tie_word_embeddings: bool,
 }
 
 // The defaults of transformers' BertConfig.
@@ -65,6 +68,9 @@ fn dropout() -> f64 {
 }
 fn range() -> f64 {
     0.02
+}
+fn yes() -> bool {
+    true
 }
 fn absolute() -> String {
     "absolute".to_owned()
@@ -223,9 +229,14 @@ impl Bert {
                 let at = "cls.predictions.transform";
                 let transform = spec.site(Role::Head, None, &format!("{at}.dense"), linear(width, width), true);
                 let norm = spec.site(Role::Head, None, &format!("{at}.LayerNorm"), norm, true);
-                let bias = "cls.predictions.bias".to_owned();
+                let (weight, bias) = if config.tie_word_embeddings {
+                    (format!("{}.weight", words.path), "cls.predictions.bias".to_owned())
+                } else {
+                    let decoder = "cls.predictions.decoder";
+                    spec.site(Role::Head, None, decoder, table(config.vocab_size), false);
+                    (format!("{decoder}.weight"), format!("{decoder}.bias"))
+                };
                 spec.site(Role::Head, None, &bias, Extent::Vector { width: config.vocab_size }, true);
-                let weight = format!("{}.weight", words.path);
                 Top::MaskedLm { transform, norm, output: VocabularyOutput { weight, bias: Some(bias) } }
             }
         };

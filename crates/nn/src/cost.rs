@@ -1,7 +1,7 @@
 //! What a step costs, from the shapes alone: operations, parameters, memory.
 
 use crate::plan::Plan;
-use crate::spec::{Extent, Role};
+use crate::spec::{Extent, Role, Site};
 
 /// Operations and bytes of one optimiser step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
@@ -23,6 +23,9 @@ pub struct Cost {
 impl Cost {
     /// The cost of a step over `sequences` sequences of `length` tokens. `head_rows` is how many rows the head reads
     /// (masked tokens, or one a sequence), `vocabulary` the width of a tied projection, 0 if there is none.
+    ///
+    /// Of the last layer no other rows are computed than those that the head reads, but for its keys and values; and where that is one
+    /// a sequence, these are not made either, if nothing was added to them (see [`crate::Cx::attend`]).
     pub fn of(plan: &Plan, sequences: u64, length: u64, head_rows: u64, vocabulary: u64) -> Cost {
         let tokens = sequences * length;
         let mut cost = Cost::default();
@@ -36,6 +39,18 @@ impl Cost {
         // Weights, and for what moves a gradient and AdamW's two moments.
         cost.state_bytes = 4 * cost.parameters + 12 * cost.trained;
         let spec = plan.spec();
+        let last = spec.layers.checked_sub(1);
+        let stays = |site: &Site| plan.outputs_of(&site.path).iter().any(|(_, module)| !module.folds(true));
+        let keys = |site: &&Site| site.layer == last && matches!(site.role, Role::Key | Role::Value);
+        let absorbs = head_rows == sequences
+            && last.is_some_and(|layer| plan.prefix_of(layer).is_none())
+            && !spec.sites.iter().filter(keys).any(stays);
+        let rows_of = |role: Role, layer: Option<usize>| match role {
+            Role::Pooler | Role::Head => head_rows,
+            Role::Key | Role::Value if !absorbs => tokens,
+            _ if layer.is_some() && layer == last => head_rows,
+            _ => tokens,
+        };
         let (mut flows, mut at_query) = (false, false);
         for site in &spec.sites {
             let own = |part: &str| plan.moves(&format!("{}.{part}", site.path));
@@ -45,7 +60,7 @@ impl Cost {
             }
             // Query, key and value read the same input: whether it needs a gradient is settled before the first.
             let input_flows = if matches!(site.role, Role::Query | Role::Key | Role::Value) { at_query } else { flows };
-            let rows = if matches!(site.role, Role::Pooler | Role::Head) { head_rows } else { tokens };
+            let rows = rows_of(site.role, site.layer);
             match site.extent {
                 Extent::Linear { inputs, outputs } => {
                     let product = 2 * rows * (inputs * outputs) as u64;
@@ -64,9 +79,13 @@ impl Cost {
                 _ => {}
             }
             if site.role == Role::Value {
-                let scores = 4 * tokens * length * spec.width as u64;
-                cost.forward += scores;
+                let on_top = site.layer == last;
+                let queries = if on_top { head_rows } else { tokens };
                 let prefix = site.layer.is_some_and(|layer| plan.prefix_of(layer).is_some());
+                // What is absorbed is as wide for every head as all of them are together.
+                let width = if on_top && absorbs { spec.heads * spec.width } else { spec.width } as u64;
+                let scores = 4 * queries * length * width;
+                cost.forward += scores;
                 flows |= prefix;
                 if flows || own("weight") || own("bias") || modules > 0 {
                     cost.backward += 2 * scores + scores / 2;
@@ -76,7 +95,7 @@ impl Cost {
         }
         for param in plan.added() {
             if param.shape.len() == 2 {
-                let product = 2 * tokens * param.len() as u64;
+                let product = 2 * rows_of(param.role, param.layer) * param.len() as u64;
                 cost.forward += product;
                 cost.backward += 2 * product;
             }

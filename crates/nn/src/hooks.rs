@@ -45,6 +45,11 @@ pub trait OutputMap: Send + Sync {
     /// The new output.
     fn output(&self, cx: &mut Cx, at: &At, out: Var) -> Result<Var>;
 
+    /// Whether [`OutputMap::fold`] has an answer, in training or outside of it.
+    fn folds(&self, _training: bool) -> bool {
+        false
+    }
+
     /// The site's weight as the network sees it in this pass with this module folded in, if the module is now no more than
     /// another weight: what [`Cx::attend`] needs to pass keys and values by.
     fn fold(&self, _: &mut Cx, _: &Var) -> Result<Option<Var>> {

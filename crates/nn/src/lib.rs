@@ -31,6 +31,6 @@ pub use luthier_tensor::{
 pub use network::{Head, Network, VocabularyOutput};
 pub use params::Params;
 pub use plan::{Entry, Plan, Verb};
-pub use registry::nearest;
+pub use registry::{About, nearest};
 pub use select::Select;
 pub use spec::{Extent, Init, ParamSpec, Part, Role, Site, Spec};

@@ -1,5 +1,16 @@
 //! Registries: a kind is one file and one line, and a wrong name is answered with the nearest right one.
 
+/// What `luthier methods` says about a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct About {
+    /// What it does, in one line.
+    pub summary: &'static str,
+    /// Who proposed it, and when.
+    pub paper: &'static str,
+    /// Where to read it.
+    pub link: &'static str,
+}
+
 /// The known name most like `name`, if one is near enough to be meant.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known

@@ -6,7 +6,7 @@
 
 use luthier_data::{Labels, Tokenizer};
 use luthier_metrics::MetricKind;
-use luthier_nn::{Batch, Cx, Head, Loss, Network, NnError, Score};
+use luthier_nn::{About, Batch, Cx, Head, Loss, Network, NnError, Score};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,14 @@ use crate::{Intent, Objective, Prediction, Task};
 pub struct Classify {}
 
 impl Intent for Classify {
+    fn about(&self) -> About {
+        About {
+            summary: "one of the labels for each text",
+            paper: "Devlin et al. 2019",
+            link: "https://arxiv.org/abs/1810.04805",
+        }
+    }
+
     fn task(&self) -> Task {
         use MetricKind::{Accuracy, Loss, MacroF1, Matthews, MicroF1};
         Task { labelled: true, steady: true, logits: true, metrics: &[Accuracy, MacroF1, MicroF1, Matthews, Loss] }

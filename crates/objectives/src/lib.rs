@@ -17,7 +17,7 @@ mod testing;
 
 use luthier_data::{Labels, Tokenizer};
 use luthier_metrics::MetricKind;
-use luthier_nn::{Batch, Cx, Head, Network, Score};
+use luthier_nn::{About, Batch, Cx, Head, Network, Score};
 
 pub use classify::Classify;
 pub use error::{ObjectiveError, Result};
@@ -35,6 +35,9 @@ luthier_nn::registry! {
 
 /// What a recipe says about an objective, with every value at hand.
 pub trait Intent: Send + Sync {
+    /// What it does and where it comes from.
+    fn about(&self) -> About;
+
     /// What the objective asks of the data, and by what it is measured. It depends on no text.
     fn task(&self) -> Task;
 

@@ -16,7 +16,7 @@
 
 use luthier_data::{Corpus, Labels, SPECIAL, Tokenizer};
 use luthier_metrics::MetricKind;
-use luthier_nn::{Batch, Cx, Head, Loss, Network, NnError, Score, Tensor, Var};
+use luthier_nn::{About, Batch, Cx, Head, Loss, Network, NnError, Score, Tensor, Var};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,14 @@ impl Default for MaskedLm {
 }
 
 impl Intent for MaskedLm {
+    fn about(&self) -> About {
+        About {
+            summary: "the tokens under masks",
+            paper: "Devlin et al. 2019",
+            link: "https://arxiv.org/abs/1810.04805",
+        }
+    }
+
     fn task(&self) -> Task {
         let metrics = &[MetricKind::Loss, MetricKind::Perplexity, MetricKind::MaskedAccuracy];
         Task { labelled: false, steady: false, logits: false, metrics }

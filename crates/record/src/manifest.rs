@@ -33,6 +33,9 @@ pub struct Machine {
     pub cores: u64,
     /// The instruction sets that matter to the kernels and are there, `avx2` for one.
     pub cpu_features: Vec<String>,
+    /// Those in use, by the engine's name for them; empty in runs of versions that did not say.
+    #[serde(default)]
+    pub instructions: String,
     /// The operating system, `linux` for one.
     pub os: String,
     /// The processor's architecture, `x86_64` for one.
@@ -40,9 +43,10 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The machine this process runs on.
-    pub fn here() -> Machine {
+    /// The machine this process runs on, with the instructions that its engine uses.
+    pub fn here(instructions: &str) -> Machine {
         Machine {
+            instructions: instructions.to_owned(),
             cores: std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64),
             cpu_features: cpu_features(),
             os: std::env::consts::OS.to_owned(),
@@ -156,6 +160,7 @@ mod tests {
             machine: Machine {
                 cores: 2,
                 cpu_features: vec!["avx2".into(), "fma".into()],
+                instructions: "avx2".into(),
                 os: "linux".into(),
                 architecture: "x86_64".into(),
             },
@@ -183,6 +188,7 @@ mod tests {
       "avx2",
       "fma"
     ],
+    "instructions": "avx2",
     "os": "linux",
     "architecture": "x86_64"
   }
@@ -225,7 +231,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_a_name() {
-        let machine = Machine::here();
+        let machine = Machine::here("avx2");
         assert!(machine.cores >= 1 && !machine.os.is_empty() && !machine.architecture.is_empty());
     }
 }

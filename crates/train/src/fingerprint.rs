@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::path::Path;
 
+use luthier_nn::Instructions;
 use luthier_record::{Machine, Manifest};
 use serde::Serialize;
 
@@ -60,7 +61,7 @@ pub fn manifest(recipe: &Recipe, model: &Path) -> Result<Manifest> {
         base_model,
         tokenizer: files(&TOKENIZER_FILES)?,
         versions: BTreeMap::from([("luthier".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
-        machine: Machine::here(),
+        machine: Machine::here(Instructions::current().name()),
     })
 }
 

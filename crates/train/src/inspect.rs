@@ -1,7 +1,7 @@
 //! What the data of a recipe looks like to the model, before anything is trained.
 
 use luthier_data::inspect::{Report, Set, inspect};
-use luthier_data::{Cache, Tokenizer};
+use luthier_data::{Cache, EncodeOptions, Tokenizer};
 use serde::Serialize;
 
 use crate::dataset::Preparation;
@@ -37,12 +37,13 @@ pub fn inspect_data(resolved: &Resolved, scratch: &std::path::Path) -> Result<Ve
                 Preparation { data: &stage.data, tokenizer: &tokenizer, max_length, cache: &cache, seed: recipe.seed };
             let read = preparation.read(stage.objective.get().task().labelled)?;
             // Texts that are packed into blocks are never too long.
-            let most = (!preparation.packs(&stage.data.train)?).then_some(max_length);
+            let limit = EncodeOptions { max_length, on_overlong: stage.data.overlong };
+            let limit = (!preparation.packs(&stage.data.train)?).then_some(limit);
             let sets: Vec<Set> = read
                 .parts()
                 .map(|(name, texts)| Set { name, source: &texts.source, examples: &texts.examples })
                 .collect();
-            Ok(StageReport { stage: stage.name.clone(), report: inspect(&sets, &tokenizer, most)? })
+            Ok(StageReport { stage: stage.name.clone(), report: inspect(&sets, &tokenizer, limit)? })
         };
         reports.push(work().map_err(|error| error.in_stage(&stage.name))?);
     }

@@ -7,7 +7,7 @@ use luthier_data::{Cache, Tokenizer};
 use luthier_metrics::MetricKind;
 use luthier_models::Checkpoint;
 use luthier_nn::{Device, Instructions, Params, Rng};
-use luthier_record::{Event, EventLog, Level, Line, Manifest, Operation, Profile, StageSummary, Summary};
+use luthier_record::{Event, EventLog, Level, Line, Machine, Manifest, Operation, Profile, StageSummary, Summary};
 
 use crate::assemble::{Carry, StageRecord, assemble, edited, read_carry, read_record, save_stage, stage_dir};
 use crate::checkpoint::{Checkpoints, Progress, make_dir, write_file};
@@ -61,13 +61,21 @@ pub fn run(resolved: &Resolved, options: &Options, watch: &Watch, emit: &mut dyn
     make_dir(&options.out)?;
     let base_dir = base_model(recipe, &options.out, &device)?;
     let manifest = fingerprint::manifest(recipe, &base_dir)?;
-    check_directory(options, &manifest)?;
+    let begun_on = check_directory(options, &manifest)?;
     let (log, earlier) = EventLog::open(&options.out.join("events.jsonl"))?;
     let mut sink = Sink { log, watch, emit, first_step: None };
     let begun = earlier.lines.iter().any(|line| matches!(line.event, Event::RunStarted { .. }));
     if !begun || !options.resume {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         sink.say(Event::RunStarted { recipe: manifest.recipe.clone(), seed: recipe.seed, version })?;
+    }
+    let here = &manifest.machine.instructions;
+    if let Some(then) = begun_on.map(|machine| machine.instructions).filter(|then| !then.is_empty() && then != here) {
+        let text = format!(
+            "the run began with the instructions {then} and goes on with {here}: they round differently, so the last digits of \
+             its results are not those of a run without a break"
+        );
+        sink.notice(Level::Warning, text)?;
     }
     write_file(&options.out.join("recipe.toml"), resolved.to_toml_with_origins().as_bytes())?;
     write_file(&options.out.join("manifest.json"), manifest.to_json().as_bytes())?;
@@ -144,8 +152,8 @@ pub(crate) fn base_model(recipe: &Recipe, out: &Path, device: &Device) -> Result
     }
 }
 
-/// A run directory is empty, or holds a run of the same things.
-fn check_directory(options: &Options, now: &Manifest) -> Result<()> {
+/// A run directory is empty, or holds a run of the same things: then the machine that a stopped one began on.
+fn check_directory(options: &Options, now: &Manifest) -> Result<Option<Machine>> {
     let path = options.out.join("manifest.json");
     let refuse = |found: String, expected: &str, help: &str| {
         Err(TrainError::Run { path: options.out.clone(), found, expected: expected.to_owned(), help: help.to_owned() })
@@ -158,9 +166,9 @@ fn check_directory(options: &Options, now: &Manifest) -> Result<()> {
             .filter(|name| name != "base" && name != "events.jsonl" && !name.ends_with(".writing"))
             .collect();
         return match names.first() {
-            None => Ok(()),
+            None => Ok(None),
             // Stopped in its first instants: our own recipe, alone.
-            Some(name) if name == "recipe.toml" && names.len() == 1 && resolved_recipe(&options.out) => Ok(()),
+            Some(name) if name == "recipe.toml" && names.len() == 1 && resolved_recipe(&options.out) => Ok(None),
             Some(name) => refuse(
                 format!("the folder holds {name} and no run"),
                 "an empty folder, a new one, or a run directory",
@@ -176,7 +184,8 @@ fn check_directory(options: &Options, now: &Manifest) -> Result<()> {
             "Or give another folder with --out; or remove this one to begin anew",
         );
     }
-    let changes = Manifest::read(&path)?.changes(now);
+    let then = Manifest::read(&path)?;
+    let changes = then.changes(now);
     if unfinished && !changes.is_empty() {
         let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
         return refuse(
@@ -185,7 +194,7 @@ fn check_directory(options: &Options, now: &Manifest) -> Result<()> {
             "A resumed run must see what it would have seen. Undo the change, or begin anew in another folder with --out",
         );
     }
-    Ok(())
+    Ok(unfinished.then_some(then.machine))
 }
 
 /// Whether a folder's recipe is one that a run wrote, and not a person's own.

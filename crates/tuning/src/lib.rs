@@ -12,21 +12,11 @@ pub mod stabilisers;
 #[cfg(test)]
 mod testing;
 
+pub use luthier_nn::About;
 use luthier_nn::PlanMethod;
 
 pub use methods::Method;
 pub use stabilisers::Stabiliser;
-
-/// What `luthier methods` says about a kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct About {
-    /// What it does, in one line.
-    pub summary: &'static str,
-    /// Who proposed it, and when.
-    pub paper: &'static str,
-    /// Where to read it.
-    pub link: &'static str,
-}
 
 /// A plan's writer that can say what it is.
 pub trait Technique: PlanMethod {

@@ -1,5 +1,6 @@
 //! What the data looks like to the model, as tables, bars and sentences.
 
+use luthier_data::Overlong;
 use luthier_data::inspect::{LabelReport, Report, Sample, SetReport};
 use luthier_data::overlap::Repeated;
 
@@ -21,12 +22,12 @@ pub(crate) fn data(stage: &str, report: &Report, paint: Paint) -> String {
     }
     let found = remarks(report, paint);
     parts.push(if found.is_empty() { paint.green("nothing to remark") } else { found.join("\n") });
-    parts.extend(report.samples.iter().map(|sample| shown(sample, paint)));
+    parts.extend(report.samples.iter().map(|sample| shown(sample, report.on_overlong, paint)));
     parts.join("\n\n") + "\n"
 }
 
 fn sets(report: &Report) -> Rows {
-    let over = report.max_length.map_or_else(|| "cut>".to_owned(), |most| format!("over {}>", count(most as u64)));
+    let over = report.max_length.map_or_else(|| "too long>".to_owned(), |most| format!("over {}>", count(most as u64)));
     let header = ["set", "examples>", "tokens>", "shortest>", "median>", "90 %>", "99 %>", "longest>", &over, "empty>"];
     let mut rows = Rows::new(header.into_iter().chain(["repeated>", "file"]));
     for set in &report.sets {
@@ -89,11 +90,13 @@ fn remarks(report: &Report, paint: Paint) -> Vec<String> {
             let (texts, share) =
                 (counted(set.overlong as u64, "text"), percent(set.overlong as u64, set.examples as u64));
             let most = report.max_length.map_or_else(String::new, |most| count(most as u64));
-            let tokens = count(set.tokens_cut);
-            warn(
-                format!("{name} has {texts} ({share}) of more than {most} tokens; a cut takes {tokens} tokens"),
-                vec![],
-            );
+            let tokens = count(set.tokens_lost);
+            let then = match report.on_overlong {
+                Overlong::Truncate => format!("a cut takes {tokens} tokens"),
+                Overlong::Drop => format!("left out, with {tokens} tokens"),
+                Overlong::Error => "training stops at the first of them".to_owned(),
+            };
+            warn(format!("{name} has {texts} ({share}) of more than {most} tokens; {then}"), vec![]);
         }
         if set.empty > 0 {
             let texts = counted(set.empty as u64, "empty text");
@@ -134,10 +137,15 @@ fn repeated(text: &Repeated) -> String {
 }
 
 /// An example as the model sees it.
-fn shown(sample: &Sample, paint: Paint) -> String {
+fn shown(sample: &Sample, on_overlong: Overlong, paint: Paint) -> String {
     let label = sample.label.as_ref().map_or_else(String::new, |label| format!(" [{label}]"));
-    let cut = if sample.cut { " (cut)" } else { "" };
-    format!("{}{label}\n  {}\n  {}{cut}", paint.bold(&sample.place), sample.text, sample.tokens)
+    let then = match on_overlong {
+        _ if !sample.overlong => "",
+        Overlong::Truncate => " (cut)",
+        Overlong::Drop => " (left out, for it goes on)",
+        Overlong::Error => " (too long, for it goes on)",
+    };
+    format!("{}{label}\n  {}\n  {}{then}", paint.bold(&sample.place), sample.text, sample.tokens)
 }
 
 #[cfg(test)]
@@ -160,7 +168,7 @@ mod tests {
                 Bin { from: 17, to: 32, count: 0 },
             ],
             overlong: 0,
-            tokens_cut: 0,
+            tokens_lost: 0,
             empty: 0,
             empty_at: Vec::new(),
             duplicates: Duplicates::default(),
@@ -171,6 +179,7 @@ mod tests {
         let label = |i: usize| LabelReport { name: format!("label_{i:02}"), counts: vec![100 - i as u64, 1] };
         Report {
             max_length: Some(32),
+            on_overlong: Overlong::Truncate,
             sets: vec![set("train", 9003), set("test", 3080)],
             labels: (0..24).map(label).collect(),
             single_example_labels: Vec::new(),
@@ -182,7 +191,7 @@ mod tests {
                 text: "Where is my card".into(),
                 label: Some("card_arrival".into()),
                 tokens: "[CLS] where is my card [SEP]".into(),
-                cut: true,
+                overlong: true,
             }],
         }
     }
@@ -242,7 +251,7 @@ mod tests {
             labels: vec!["x".into(), "y".into()],
         };
         let first = &mut report.sets[0];
-        (first.overlong, first.tokens_cut, first.empty) = (3, 40, 1);
+        (first.overlong, first.tokens_lost, first.empty) = (3, 40, 1);
         first.empty_at = vec!["train.csv:7".into()];
         first.duplicates = Duplicates { rows: 2, texts: 1, conflicting: 1, examples: vec![twice.clone()] };
         let (split, within) = ("test".into(), "train".into());

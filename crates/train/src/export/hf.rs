@@ -93,8 +93,6 @@ pub(super) fn config(run: &Run) -> Map<String, Value> {
         config.insert("label2id".to_owned(), by_name.into());
         config.insert("problem_type".to_owned(), json!("single_label_classification"));
         config.remove("num_labels"); // it follows from id2label
-    } else if config.get("tie_word_embeddings") == Some(&json!(false)) {
-        config.insert("tie_word_embeddings".to_owned(), json!(true));
     }
     // transformers 5 reads `dtype`, transformers 4 `torch_dtype`.
     for key in ["dtype", "torch_dtype"] {

@@ -119,8 +119,12 @@ impl OutputMap for Module {
         Ok(cx.tape.low_rank(out, &x, &a, &b, self.scale)?)
     }
 
+    fn folds(&self, training: bool) -> bool {
+        self.dropout == 0.0 || !training
+    }
+
     fn fold(&self, cx: &mut Cx, weight: &Var) -> Result<Option<Var>> {
-        if self.dropout > 0.0 && cx.training() {
+        if !self.folds(cx.training()) {
             return Ok(None);
         }
         let (a, b) = (cx.param(&self.a)?, cx.param(&self.b)?);
