@@ -211,6 +211,9 @@ unsafe fn write_avx2<const R: usize, const H: usize>(sums: [[__m256; H]; R], out
     }
 }
 
+/// Steps of depth that a loop takes at once.
+const TOGETHER: usize = 8;
+
 /// # Safety
 /// As [`block`].
 #[inline]
@@ -230,17 +233,47 @@ unsafe fn tile_avx2_f32<const R: usize, const H: usize>(
             _mm_prefetch(at.cast(), _MM_HINT_T0);
             _mm_prefetch(at.wrapping_add(8 * H - 1).cast(), _MM_HINT_T0);
         }
-        let a: *const f32 = a.cast();
+        let (a, b): (*const f32, *const f32) = (a.cast(), panel.as_ptr().cast());
+        let depth = panel.len() / NARROW;
         let mut sums = [[_mm256_setzero_ps(); H]; R];
-        for (l, words) in panel.chunks_exact(NARROW).enumerate() {
-            let b: *const f32 = words.as_ptr().cast();
-            let b: [__m256; H] = std::array::from_fn(|h| _mm256_loadu_ps(b.add(8 * h)));
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let a = _mm256_set1_ps(*a.add(r * row + l * step));
-                for (sum, b) in sums.iter_mut().zip(b) {
-                    *sum = _mm256_fmadd_ps(a, b, *sum);
+        macro_rules! step {
+            ($l:expr, |$r:ident| $left:expr) => {
+                let mut columns = [_mm256_setzero_ps(); H];
+                for h in 0..H {
+                    columns[h] = _mm256_loadu_ps(b.add($l * NARROW + 8 * h));
                 }
-            }
+                for $r in 0..R {
+                    let left = _mm256_set1_ps(*$left);
+                    for h in 0..H {
+                        sums[$r][h] = _mm256_fmadd_ps(left, columns[h], sums[$r][h]);
+                    }
+                }
+            };
+        }
+        // Where another thread has half of the core, as in most clouds, counting and addresses take as long as the arithmetic. So eight
+        // steps go together, and each of the two layouts has a loop with addresses that need no arithmetic.
+        macro_rules! steps {
+            (|$l:ident, $r:ident| $left:expr) => {
+                let mut first = 0;
+                while first + TOGETHER <= depth {
+                    for k in 0..TOGETHER {
+                        let $l = first + k;
+                        step!($l, |$r| $left);
+                    }
+                    first += TOGETHER;
+                }
+                for $l in first..depth {
+                    step!($l, |$r| $left);
+                }
+            };
+        }
+        if step == 1 {
+            let mut rows = [a; R];
+            rows.iter_mut().enumerate().for_each(|(r, place)| *place = a.add(r * row));
+            steps!(|l, r| rows[r].add(l));
+        } else {
+            debug_assert!((row, step) == (1, NARROW), "a transpose comes in panels");
+            steps!(|l, r| a.add(l * NARROW + r));
         }
         write_avx2(sums, out);
     }
