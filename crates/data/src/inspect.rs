@@ -60,7 +60,8 @@ pub struct SetReport {
     pub histogram: Vec<Bin>,
     /// Texts longer than `max_length`.
     pub overlong: usize,
-    /// Tokens that are lost with them: those beyond the limit where texts are cut, all of theirs where they are left out.
+    /// Tokens that are lost with them: those beyond the limit where texts are cut, all of theirs where they are left out, none
+    /// where that is an error.
     pub tokens_lost: u64,
     /// Texts of nothing or blanks.
     pub empty: usize,
@@ -158,8 +159,11 @@ fn report(set: &Set<'_>, lengths: &[u32], limit: Option<EncodeOptions>, duplicat
     // The tokens that are lost of a text that is too long.
     let lost = |&length: &u32| {
         let limit = limit.filter(|limit| length as usize > limit.max_length)?;
-        let kept = if limit.on_overlong == Overlong::Truncate { limit.max_length } else { 0 };
-        Some((length as usize - kept) as u64)
+        Some(match limit.on_overlong {
+            Overlong::Truncate => u64::from(length) - limit.max_length as u64,
+            Overlong::Drop => u64::from(length),
+            Overlong::Error => 0,
+        })
     };
     SetReport {
         name: set.name.to_string(),
@@ -285,6 +289,8 @@ mod tests {
         let limit = |on_overlong| Some(EncodeOptions { max_length: 5, on_overlong });
         let dropped = inspect(&sets, &tokenizer, limit(Overlong::Drop))?;
         assert_eq!((dropped.sets[0].overlong, dropped.sets[0].tokens_lost), (1, 8));
+        let refused = inspect(&sets, &tokenizer, limit(Overlong::Error))?;
+        assert_eq!((refused.sets[0].overlong, refused.sets[0].tokens_lost), (1, 0));
         let report = inspect(&sets, &tokenizer, limit(Overlong::Truncate))?;
         let [first, second] = &report.sets[..] else { panic!("two sets go in") };
         // 8, 4, 2 and 4 tokens.

@@ -65,7 +65,9 @@ fn a_plan_announces_what_is_computed() {
         (classify, vec![json!({ "kind": "top", "layers": 2 })]),
         (classify, vec![lora(&["query"])]),
         (classify, vec![lora(&["query", "value"])]),
+        (classify, vec![json!({ "kind": "lora", "rank": 4, "on": ["query", "value"], "dropout": 0.1 })]),
         (classify, vec![json!({ "kind": "bitfit" })]),
+        (classify, vec![json!({ "kind": "prefix", "length": 4 })]),
         (Head::MaskedLm, vec![json!({ "kind": "full" })]),
         (Head::MaskedLm, vec![lora(&["query", "value"])]),
     ] {

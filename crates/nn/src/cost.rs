@@ -22,10 +22,11 @@ pub struct Cost {
 
 impl Cost {
     /// The cost of a step over `sequences` sequences of `length` tokens. `head_rows` is how many rows the head reads
-    /// (masked tokens, or one a sequence), `vocabulary` the width of a tied projection, 0 if there is none.
+    /// (masked tokens, or one a sequence), `vocabulary` the width of a language model's projection, 0 if there is none.
     ///
-    /// Of the last layer no other rows are computed than those that the head reads, but for its keys and values; and where that is one
-    /// a sequence, these are not made either, if nothing was added to them (see [`crate::Cx::attend`]).
+    /// Of the last layer no other rows are computed than those that the head reads, but for its keys and values; and where that
+    /// is one a sequence, these are not made either, if what was added to them folds into their weights and there is no prefix
+    /// (see [`crate::Cx::attend`]).
     pub fn of(plan: &Plan, sequences: u64, length: u64, head_rows: u64, vocabulary: u64) -> Cost {
         let tokens = sequences * length;
         let mut cost = Cost::default();
@@ -42,7 +43,9 @@ impl Cost {
         let last = spec.layers.checked_sub(1);
         let stays = |site: &Site| plan.outputs_of(&site.path).iter().any(|(_, module)| !module.folds(true));
         let keys = |site: &&Site| site.layer == last && matches!(site.role, Role::Key | Role::Value);
+        // A language model reads other rows than the first, were they as many.
         let absorbs = head_rows == sequences
+            && vocabulary == 0
             && last.is_some_and(|layer| plan.prefix_of(layer).is_none())
             && !spec.sites.iter().filter(keys).any(stays);
         let rows_of = |role: Role, layer: Option<usize>| match role {

@@ -1,10 +1,8 @@
 //! Registries: a kind is one file and one line, and a wrong name is answered with the nearest right one.
 
-/// What `luthier methods` says about a kind.
+/// Where a kind comes from; what it does stands above its type, and in the schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct About {
-    /// What it does, in one line.
-    pub summary: &'static str,
     /// Who proposed it, and when.
     pub paper: &'static str,
     /// Where to read it.

@@ -21,11 +21,7 @@ pub struct Classify {}
 
 impl Intent for Classify {
     fn about(&self) -> About {
-        About {
-            summary: "one of the labels for each text",
-            paper: "Devlin et al. 2019",
-            link: "https://arxiv.org/abs/1810.04805",
-        }
+        About { paper: "Devlin et al. 2019", link: "https://arxiv.org/abs/1810.04805" }
     }
 
     fn task(&self) -> Task {

@@ -35,7 +35,7 @@ luthier_nn::registry! {
 
 /// What a recipe says about an objective, with every value at hand.
 pub trait Intent: Send + Sync {
-    /// What it does and where it comes from.
+    /// Where it comes from.
     fn about(&self) -> About;
 
     /// What the objective asks of the data, and by what it is measured. It depends on no text.

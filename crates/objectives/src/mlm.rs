@@ -47,11 +47,7 @@ impl Default for MaskedLm {
 
 impl Intent for MaskedLm {
     fn about(&self) -> About {
-        About {
-            summary: "the tokens under masks",
-            paper: "Devlin et al. 2019",
-            link: "https://arxiv.org/abs/1810.04805",
-        }
+        About { paper: "Devlin et al. 2019", link: "https://arxiv.org/abs/1810.04805" }
     }
 
     fn task(&self) -> Task {

@@ -124,7 +124,7 @@ pub struct Step {
 ///
 /// # Errors
 /// A model directory without a right `config.json`; methods that do not fit the network; data that is there and broken.
-pub fn explain(recipe: &Recipe, rate: &dyn Fn(Block) -> Option<f64>) -> Result<PlanReport> {
+pub fn explain(recipe: &Recipe, rate: &dyn Fn(Block) -> Result<Option<f64>>) -> Result<PlanReport> {
     let (model, config, weights) = read_model(recipe)?;
     let weights = weights.as_ref();
     let mut report =
@@ -160,7 +160,7 @@ fn explain_stage(
     config: &Json,
     weights: Option<&Checkpoint>,
     folder: Option<&Path>,
-    rate: &dyn Fn(Block) -> Option<f64>,
+    rate: &dyn Fn(Block) -> Result<Option<f64>>,
 ) -> Result<(Arc<Spec>, StagePlan)> {
     let most = max_length(stage, config)?;
     let facts = estimate::facts(stage, config, folder, most)?;
@@ -198,7 +198,10 @@ fn explain_stage(
         width: spec.width,
         inner: inner(&spec),
     };
-    let per_step = rate(block).map(|rate| (whole.forward + whole.backward) as f64 / rate);
+    // Kept trunks and second passes are no part of these operations, so nothing is said of their time.
+    let counted = !stage.train.cache_trunk && plan.wraps().next().is_none();
+    let rate = if counted { rate(block)? } else { None };
+    let per_step = rate.map(|rate| (whole.forward + whole.backward) as f64 / rate);
     let per_epoch = facts.texts.examples.map(|known| known.count.div_ceil(batch));
     let epochs = stage.train.epochs.unwrap_or_default();
     let steps = stage.train.steps.or(per_epoch.map(|steps| (epochs * steps as f64).ceil() as u64));
@@ -233,7 +236,7 @@ fn inner(spec: &Spec) -> usize {
         Extent::Linear { outputs, .. } if site.role == Role::Up => Some(outputs),
         _ => None,
     };
-    spec.sites.iter().find_map(outputs).unwrap_or(4 * spec.width)
+    spec.sites.iter().find_map(outputs).unwrap_or(spec.width)
 }
 
 /// A row for each role of the network and of what methods added, in the order of the forward pass.

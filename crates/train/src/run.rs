@@ -56,26 +56,20 @@ pub fn run(resolved: &Resolved, options: &Options, watch: &Watch, emit: &mut dyn
     let device = Device::cpu();
     if recipe.stage.len() > 1 {
         // What can be known of a later stage's mistakes should not wait for the earlier ones.
-        crate::explain::explain(recipe, &|_| None)?;
+        crate::explain::explain(recipe, &|_| Ok(None))?;
     }
     make_dir(&options.out)?;
     let base_dir = base_model(recipe, &options.out, &device)?;
     let manifest = fingerprint::manifest(recipe, &base_dir)?;
-    let begun_on = check_directory(options, &manifest)?;
+    let here = &manifest.machine.instructions;
+    let before = check_directory(options, &manifest)?.map(|machine| machine.instructions);
+    let mut instructions_before = before.filter(|before| !before.is_empty() && before != here);
     let (log, earlier) = EventLog::open(&options.out.join("events.jsonl"))?;
     let mut sink = Sink { log, watch, emit, first_step: None };
     let begun = earlier.lines.iter().any(|line| matches!(line.event, Event::RunStarted { .. }));
     if !begun || !options.resume {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         sink.say(Event::RunStarted { recipe: manifest.recipe.clone(), seed: recipe.seed, version })?;
-    }
-    let here = &manifest.machine.instructions;
-    if let Some(then) = begun_on.map(|machine| machine.instructions).filter(|then| !then.is_empty() && then != here) {
-        let text = format!(
-            "the run began with the instructions {then} and goes on with {here}: they round differently, so the last digits of \
-             its results are not those of a run without a break"
-        );
-        sink.notice(Level::Warning, text)?;
     }
     write_file(&options.out.join("recipe.toml"), resolved.to_toml_with_origins().as_bytes())?;
     write_file(&options.out.join("manifest.json"), manifest.to_json().as_bytes())?;
@@ -95,6 +89,14 @@ pub fn run(resolved: &Resolved, options: &Options, watch: &Watch, emit: &mut dyn
             carry = read_carry(&device, &dir, &record)?;
             summaries.push(record.summary);
             continue;
+        }
+        let kept = !summaries.is_empty() || Checkpoints::any(&options.out)?;
+        if let (true, Some(then)) = (kept, instructions_before.take()) {
+            let text = format!(
+                "Until now the run used the instructions {then}, from here on {here}. They may round differently, so the last \
+                 digits of its results may not be those of a run without a break."
+            );
+            sink.notice(Level::Warning, text)?;
         }
         forget(&options.out, recipe, index, &mut sink)?;
         let session =
@@ -152,7 +154,7 @@ pub(crate) fn base_model(recipe: &Recipe, out: &Path, device: &Device) -> Result
     }
 }
 
-/// A run directory is empty, or holds a run of the same things: then the machine that a stopped one began on.
+/// A run directory is empty, or holds a run of the same things: then the machine that it last ran on.
 fn check_directory(options: &Options, now: &Manifest) -> Result<Option<Machine>> {
     let path = options.out.join("manifest.json");
     let refuse = |found: String, expected: &str, help: &str| {
@@ -194,7 +196,7 @@ fn check_directory(options: &Options, now: &Manifest) -> Result<Option<Machine>>
             "A resumed run must see what it would have seen. Undo the change, or begin anew in another folder with --out",
         );
     }
-    Ok(unfinished.then_some(then.machine))
+    Ok(Some(then.machine))
 }
 
 /// Whether a folder's recipe is one that a run wrote, and not a person's own.

@@ -27,7 +27,7 @@ fn folder(stages: &str, files: &[(&str, &str)]) -> (tempfile::TempDir, PathBuf) 
 }
 
 fn report(recipe: &Path) -> luthier_train::Result<PlanReport> {
-    explain(&Source::read(recipe, &[])?.recipe, &|_| Some(1e11))
+    explain(&Source::read(recipe, &[])?.recipe, &|_| Ok(Some(1e11)))
 }
 
 const LORA: &str = r#"

@@ -15,7 +15,7 @@ pub(crate) fn plan(arguments: &Recipe, screen: Screen) -> Result<()> {
     let resolved = Source::read(&arguments.recipe, &arguments.sets())?;
     let start = Instant::now();
     let clock = || start.elapsed().as_secs_f64();
-    let report = explain(&resolved.recipe, &|block| block.measure(&clock).ok())?;
+    let report = explain(&resolved.recipe, &|block| Ok(Some(block.measure(&clock)?)))?;
     if screen.json {
         return screen.document(&report);
     }

@@ -94,7 +94,7 @@ fn remarks(report: &Report, paint: Paint) -> Vec<String> {
             let then = match report.on_overlong {
                 Overlong::Truncate => format!("a cut takes {tokens} tokens"),
                 Overlong::Drop => format!("left out, with {tokens} tokens"),
-                Overlong::Error => "training stops at the first of them".to_owned(),
+                Overlong::Error => "training does not begin".to_owned(),
             };
             warn(format!("{name} has {texts} ({share}) of more than {most} tokens; {then}"), vec![]);
         }
@@ -270,5 +270,26 @@ mod tests {
             warning: 1 label without a training example: c
             warning: these labels look like one: B, b"#]]
         .assert_eq(&remarks(&report, Paint { on: false }).join("\n"));
+    }
+
+    #[test]
+    fn what_becomes_of_long_texts_is_said() {
+        let mut report = report();
+        (report.sets[0].overlong, report.sets[0].tokens_lost) = (3, 40);
+        let said = |on_overlong| {
+            let report = Report { on_overlong, ..report.clone() };
+            let sample = shown(&report.samples[0], on_overlong, Paint { on: false });
+            let last = sample.lines().last().unwrap_or_default().to_owned();
+            format!("{}\n{last}", remarks(&report, Paint { on: false })[0])
+        };
+        let [cut, dropped, refused] = [Overlong::Truncate, Overlong::Drop, Overlong::Error].map(said);
+        expect![[r#"
+            warning: train has 3 texts (0.033 %) of more than 32 tokens; a cut takes 40 tokens
+              [CLS] where is my card [SEP] (cut)
+            warning: train has 3 texts (0.033 %) of more than 32 tokens; left out, with 40 tokens
+              [CLS] where is my card [SEP] (left out, for it goes on)
+            warning: train has 3 texts (0.033 %) of more than 32 tokens; training does not begin
+              [CLS] where is my card [SEP] (too long, for it goes on)"#]]
+        .assert_eq(&[cut, dropped, refused].join("\n"));
     }
 }

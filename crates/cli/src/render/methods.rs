@@ -11,7 +11,7 @@ pub(crate) fn all(groups: &[Group], paint: Paint) -> String {
     let table = |group: &Group| {
         let mut rows = Rows::new([group.key, "what it does", "source"]);
         for kind in &group.kinds {
-            rows.push([&kind.name, &kind.summary, kind.paper.as_deref().unwrap_or_default()]);
+            rows.push([&kind.name, &kind.summary, kind.paper]);
         }
         rows.render(paint)
     };
@@ -22,10 +22,7 @@ pub(crate) fn all(groups: &[Group], paint: Paint) -> String {
 /// One kind with its keys, and how a recipe says it.
 pub(crate) fn one(group: &Group, kind: &Kind, paint: Paint) -> String {
     let mut text = format!("{}: {}\n", paint.bold(&kind.name), kind.summary);
-    if let Some(paper) = &kind.paper {
-        let link = kind.link.as_ref().map_or_else(String::new, |link| format!(", {link}"));
-        text.push_str(&format!("source: {paper}{link}\n"));
-    }
+    text.push_str(&format!("source: {}, {}\n", kind.paper, kind.link));
     if !kind.keys.is_empty() {
         let mut rows = Rows::new(["key", "default", "meaning"]);
         for key in &kind.keys {
@@ -66,16 +63,21 @@ mod tests {
         let lora = Kind {
             name: "lora".into(),
             summary: "low-rank additions move".into(),
-            paper: Some("Hu et al. 2022".into()),
-            link: Some("https://arxiv.org/abs/2106.09685".into()),
+            paper: "Hu et al. 2022",
+            link: "https://arxiv.org/abs/2106.09685",
             keys: vec![
                 key("on", json!(["query", "value"]), "Where."),
                 key("rank", json!(8), "The rank."),
                 key("most", Value::Null, "No default."),
             ],
         };
-        let full =
-            Kind { name: "full".into(), summary: "every weight moves".into(), paper: None, link: None, keys: vec![] };
+        let full = Kind {
+            name: "full".into(),
+            summary: "every weight moves".into(),
+            paper: "Devlin et al. 2019",
+            link: "https://arxiv.org/abs/1810.04805",
+            keys: vec![],
+        };
         Group { key: "method", list: true, kinds: vec![full, lora] }
     }
 
@@ -86,7 +88,7 @@ mod tests {
             format!("{}\n---\n{}", all(std::slice::from_ref(&group), paint), one(&group, &group.kinds[1], paint));
         expect![[r#"
             method  what it does             source
-            full    every weight moves
+            full    every weight moves       Devlin et al. 2019
             lora    low-rank additions move  Hu et al. 2022
 
             luthier methods NAME shows the keys of one.

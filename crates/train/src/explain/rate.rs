@@ -60,3 +60,27 @@ impl Block {
         Ok(operations as f64 / times[times.len() / 2].max(f64::MIN_POSITIVE))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_clock_that_ticks_gives_the_rate_by_hand() -> Result<()> {
+        // Half a second a look: one at the start, two for every time and one between them.
+        let now = Cell::new(0.0);
+        let clock = || {
+            now.set(now.get() + 0.5);
+            now.get()
+        };
+        let block = Block { precision: Precision::F32, tokens: 3, width: 8, inner: 16 };
+        // Six products of 2 * 3 * 8 * 16 operations.
+        assert_eq!(block.measure(&clock)?, 6.0 * 768.0 / 0.5);
+        // More tokens than are measured: the rate is that of the most.
+        let many = Block { tokens: 100_000, width: 1, inner: 1, ..block };
+        assert_eq!(many.measure(&clock)?, 6.0 * 2.0 * 1024.0 / 0.5);
+        Ok(())
+    }
+}

@@ -44,7 +44,7 @@ pub(super) fn fits_the_base(run: &Run, modules: &[Module]) -> bool {
 }
 
 /// What LoRA's file holds of the network's own parameters: a classifier, and a pooler that nothing was added to. A
-/// language model's head shares the embedding's weight, of which peft would make a copy: it goes into the base.
+/// language model's head shares the embedding's weight, as a rule, and peft would make a copy of it: it goes into the base.
 fn carried(run: &Run, modules: &[Module], param: &ParamSpec) -> bool {
     let added_to = |role| modules.iter().flat_map(|module| &module.sites).any(|site| site.role == role);
     run.labels().is_some() && (param.role == Role::Head || param.role == Role::Pooler && !added_to(Role::Pooler))

@@ -103,11 +103,7 @@ impl Adapter {
 
 impl Technique for Adapter {
     fn about(&self) -> About {
-        About {
-            summary: "bottlenecks at the end of sub-layers move",
-            paper: "Houlsby et al. 2019; Pfeiffer et al. 2021",
-            link: "https://arxiv.org/abs/2005.00247",
-        }
+        About { paper: "Houlsby et al. 2019; Pfeiffer et al. 2021", link: "https://arxiv.org/abs/2005.00247" }
     }
 }
 

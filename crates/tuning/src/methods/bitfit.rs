@@ -17,11 +17,7 @@ pub struct BitFit {
 
 impl Technique for BitFit {
     fn about(&self) -> About {
-        About {
-            summary: "only the biases move",
-            paper: "Ben Zaken, Ravfogel and Goldberg 2022",
-            link: "https://arxiv.org/abs/2106.10199",
-        }
+        About { paper: "Ben Zaken, Ravfogel and Goldberg 2022", link: "https://arxiv.org/abs/2106.10199" }
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Full {
 
 impl Technique for Full {
     fn about(&self) -> About {
-        About { summary: "every weight moves", paper: "Devlin et al. 2019", link: "https://arxiv.org/abs/1810.04805" }
+        About { paper: "Devlin et al. 2019", link: "https://arxiv.org/abs/1810.04805" }
     }
 }
 

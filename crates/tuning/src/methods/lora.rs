@@ -47,11 +47,7 @@ impl Lora {
 
 impl Technique for Lora {
     fn about(&self) -> About {
-        About {
-            summary: "low-rank additions to linear maps move",
-            paper: "Hu et al. 2022",
-            link: "https://arxiv.org/abs/2106.09685",
-        }
+        About { paper: "Hu et al. 2022", link: "https://arxiv.org/abs/2106.09685" }
     }
 }
 

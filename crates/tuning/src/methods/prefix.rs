@@ -38,11 +38,7 @@ impl Default for Prefix {
 
 impl Technique for Prefix {
     fn about(&self) -> About {
-        About {
-            summary: "extra keys and values of attention move",
-            paper: "Li and Liang 2021",
-            link: "https://arxiv.org/abs/2101.00190",
-        }
+        About { paper: "Li and Liang 2021", link: "https://arxiv.org/abs/2101.00190" }
     }
 }
 

@@ -27,11 +27,7 @@ impl Default for Top {
 
 impl Technique for Top {
     fn about(&self) -> About {
-        About {
-            summary: "the last layers, the pooler and the head move",
-            paper: "Lee, Tang and Lin 2019",
-            link: "https://arxiv.org/abs/1911.03090",
-        }
+        About { paper: "Lee, Tang and Lin 2019", link: "https://arxiv.org/abs/1911.03090" }
     }
 }
 

@@ -26,11 +26,7 @@ impl Default for Clip {
 
 impl Technique for Clip {
     fn about(&self) -> About {
-        About {
-            summary: "gradients that are too long are shortened",
-            paper: "Pascanu, Mikolov and Bengio 2013",
-            link: "https://arxiv.org/abs/1211.5063",
-        }
+        About { paper: "Pascanu, Mikolov and Bengio 2013", link: "https://arxiv.org/abs/1211.5063" }
     }
 }
 

@@ -27,11 +27,7 @@ impl Default for Ema {
 
 impl Technique for Ema {
     fn about(&self) -> About {
-        About {
-            summary: "the result is a moving average of the weights",
-            paper: "Polyak and Juditsky 1992",
-            link: "https://doi.org/10.1137/0330046",
-        }
+        About { paper: "Polyak and Juditsky 1992", link: "https://doi.org/10.1137/0330046" }
     }
 }
 

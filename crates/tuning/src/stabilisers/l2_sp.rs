@@ -26,11 +26,7 @@ impl Default for L2Sp {
 
 impl Technique for L2Sp {
     fn about(&self) -> About {
-        About {
-            summary: "decay towards the pretrained weights",
-            paper: "Li, Grandvalet and Davoine 2018",
-            link: "https://arxiv.org/abs/1802.01483",
-        }
+        About { paper: "Li, Grandvalet and Davoine 2018", link: "https://arxiv.org/abs/1802.01483" }
     }
 }
 

@@ -25,11 +25,7 @@ impl Default for LayerDrop {
 
 impl Technique for LayerDrop {
     fn about(&self) -> About {
-        About {
-            summary: "layers are left out at random in training",
-            paper: "Fan, Grave and Joulin 2020",
-            link: "https://arxiv.org/abs/1909.11556",
-        }
+        About { paper: "Fan, Grave and Joulin 2020", link: "https://arxiv.org/abs/1909.11556" }
     }
 }
 

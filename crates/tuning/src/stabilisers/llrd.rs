@@ -24,11 +24,7 @@ impl Default for Llrd {
 
 impl Technique for Llrd {
     fn about(&self) -> About {
-        About {
-            summary: "learning rates that fall from the head to the embeddings",
-            paper: "Howard and Ruder 2018",
-            link: "https://arxiv.org/abs/1801.06146",
-        }
+        About { paper: "Howard and Ruder 2018", link: "https://arxiv.org/abs/1801.06146" }
     }
 }
 

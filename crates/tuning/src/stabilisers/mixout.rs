@@ -26,11 +26,7 @@ impl Default for Mixout {
 
 impl Technique for Mixout {
     fn about(&self) -> About {
-        About {
-            summary: "in each step some weights are the pretrained ones",
-            paper: "Lee, Cho and Kang 2020",
-            link: "https://arxiv.org/abs/1909.11299",
-        }
+        About { paper: "Lee, Cho and Kang 2020", link: "https://arxiv.org/abs/1909.11299" }
     }
 }
 

@@ -42,11 +42,7 @@ impl Default for R3f {
 
 impl Technique for R3f {
     fn about(&self) -> About {
-        About {
-            summary: "predictions should not change when the embeddings tremble",
-            paper: "Aghajanyan et al. 2021",
-            link: "https://arxiv.org/abs/2008.03156",
-        }
+        About { paper: "Aghajanyan et al. 2021", link: "https://arxiv.org/abs/2008.03156" }
     }
 }
 

@@ -28,11 +28,7 @@ impl Default for Reinit {
 
 impl Technique for Reinit {
     fn about(&self) -> About {
-        About {
-            summary: "the last layers begin anew",
-            paper: "Zhang et al. 2021",
-            link: "https://arxiv.org/abs/2006.05987",
-        }
+        About { paper: "Zhang et al. 2021", link: "https://arxiv.org/abs/2006.05987" }
     }
 }
 

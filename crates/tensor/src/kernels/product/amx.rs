@@ -84,10 +84,12 @@ pub(super) unsafe fn block(a: Block, panel: &[u32], out: Out) {
     let mut configured = 0;
     for first in (0..a.rows).step_by(ROWS) {
         let rows = (a.rows - first).min(ROWS);
-        // A second tile without rows would be none: it does the first row again.
+        // A second tile without rows would be none: it does the first row again. All sums begin before any is stored, so both
+        // store the same.
         let second = if rows > TILE { TILE } else { 0 };
-        // SAFETY: the rows are `a`'s and `out`'s, the caller's promise; the rest of a row is `rest` words, and what lies beyond them
-        // is masked off.
+        // SAFETY: the rows are `a`'s and `out`'s, the caller's promise, and a bias has `out.cols` numbers; the rest of a row is `rest`
+        // words, and what lies beyond them is masked off. The panel has sixteen rows for every step, as has its rest. The
+        // configuration is that of these rows and columns: it is loaded again where the rows are others.
         unsafe {
             if rest > 0 {
                 let mask = ((1u32 << rest) - 1) as u16;
@@ -126,7 +128,7 @@ pub(super) unsafe fn block(a: Block, panel: &[u32], out: Out) {
             tiles.multiply();
         }
     }
-    // SAFETY: nothing is left in a tile.
+    // SAFETY: AMX is here, and nothing is left in a tile.
     unsafe { asm!("tilerelease", options(nostack, nomem)) };
 }
 
@@ -212,7 +214,7 @@ impl Tiles {
     ///
     /// # Safety
     /// The pointers are to as many rows and columns as the configuration of this thread's tiles says, of which two tiles of
-    /// outputs may be the same; the rest is whole tiles.
+    /// outputs the second may be the first row of the first; the rest is whole tiles.
     unsafe fn multiply(&self) {
         // SAFETY: the caller's promise.
         unsafe {

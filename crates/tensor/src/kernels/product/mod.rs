@@ -305,6 +305,7 @@ fn product_by(device: &Device, isa: Instructions, out: &mut [f32], start: Start,
     // fetched from memory again for every few of them.
     for part in parts_of(b.depth) {
         in_pieces(a, b, part.len(), |rows, panels| {
+            // The closure takes the whole wrapper along, which threads may share, and not the pointer in it.
             let whole = shared;
             for panel in panels {
                 let (col, cols) = b.columns(panel);
@@ -445,7 +446,8 @@ mod tests {
     #[test]
     fn against_f64_in_every_layout_by_every_instruction_set_and_for_any_number_of_threads() {
         let device = Device::cpu();
-        let extents = [(1, 1, 1), (3, 5, 7), (65, 129, 300), (450, 384, 384), (33, 77, 1601), (12, 32, 0)];
+        let extents =
+            [(1, 1, 1), (3, 5, 7), (65, 129, 300), (450, 384, 384), (33, 77, 1601), (12, 32, 0), (23, 55, 77)];
         for (m, n, k) in extents {
             for (left, right) in [(false, false), (false, true), (true, false), (true, true)] {
                 for precision in [Precision::F32, Precision::Bf16] {
