@@ -87,9 +87,9 @@ pub(super) unsafe fn block(a: Block, panel: &[u32], out: Out) {
         // A second tile without rows would be none: it does the first row again. All sums begin before any is stored, so both
         // store the same.
         let second = if rows > TILE { TILE } else { 0 };
-        // SAFETY: the rows are `a`'s and `out`'s, the caller's promise, and a bias has `out.cols` numbers; the rest of a row is `rest`
-        // words, and what lies beyond them is masked off. The panel has sixteen rows for every step, as has its rest. The
-        // configuration is that of these rows and columns: it is loaded again where the rows are others.
+        // SAFETY: the rows are `a`'s and `out`'s, the caller's promise, and a bias has `out.cols` numbers; the rest of a row is
+        // `rest` words, and what lies beyond them is masked off. The panel has sixteen rows for every step, as has its rest.
+        // The configuration is that of these rows and columns: it is loaded again where the rows are others.
         unsafe {
             if rest > 0 {
                 let mask = ((1u32 << rest) - 1) as u16;

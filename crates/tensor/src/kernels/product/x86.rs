@@ -250,8 +250,8 @@ unsafe fn tile_avx2_f32<const R: usize, const H: usize>(
                 }
             };
         }
-        // Where another thread has half of the core, as in most clouds, counting and addresses take as long as the arithmetic. So eight
-        // steps go together, and each of the two layouts has a loop with addresses that need no arithmetic.
+        // Where another thread has half of the core, counting and addresses take as long as the arithmetic. So several steps go
+        // together, and each of the two layouts has a loop whose addresses need no arithmetic.
         macro_rules! steps {
             (|$l:ident, $r:ident| $left:expr) => {
                 let mut first = 0;
@@ -272,7 +272,7 @@ unsafe fn tile_avx2_f32<const R: usize, const H: usize>(
             rows.iter_mut().enumerate().for_each(|(r, place)| *place = a.add(r * row));
             steps!(|l, r| rows[r].add(l));
         } else {
-            debug_assert!((row, step) == (1, NARROW), "a transpose comes in panels");
+            assert!((row, step) == (1, NARROW), "a transpose comes in panels");
             steps!(|l, r| a.add(l * NARROW + r));
         }
         write_avx2(sums, out);
